@@ -1,0 +1,1 @@
+//! Nodes and pods from network namespaces.

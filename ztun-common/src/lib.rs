@@ -1,0 +1,2 @@
+//! Types that the daemon and the kernel programs share.
+#![no_std]

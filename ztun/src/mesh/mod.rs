@@ -1,0 +1,18 @@
+//! What the mesh looks like and what it permits: pure data and decisions.
+//!
+//! Nothing here does IO, reads a clock or draws a random number by itself. Sources
+//! (`crate::source`) publish immutable [`Snapshot`]s; the proxy reads them.
+
+pub mod identity;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod snapshot;
+pub mod workload;
+
+pub use identity::{Identity, TrustDomain};
+pub use policy::{Connection, Decision, Denial};
+pub use route::Route;
+pub use service::{Service, ServiceKey};
+pub use snapshot::{Mesh, Snapshot};
+pub use workload::{PodName, Workload, WorkloadUid};
