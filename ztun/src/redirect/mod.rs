@@ -14,6 +14,9 @@ pub struct PodSandbox {
     /// The pod's UID in Kubernetes; empty where there is none.
     #[serde(default)]
     pub uid: String,
+    /// The container runtime's ID of this sandbox; a pod that is restarted gets another.
+    #[serde(default)]
+    pub sandbox_id: String,
     /// The pod's network namespace, such as `/run/netns/cni-…` or `/proc/123/ns/net`.
     pub netns: PathBuf,
     /// The pod's cgroup directory (cgroup v2).

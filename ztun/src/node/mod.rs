@@ -1,0 +1,178 @@
+//! The daemon of one node: puts its parts together, runs them, and ends in order.
+
+pub mod api;
+mod http;
+mod pods;
+mod readiness;
+mod records;
+mod server;
+pub mod status;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ::http::StatusCode;
+use anyhow::Context as _;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{
+    pods::Pods, readiness::Readiness, records::Records, server::Api, server::ApiServer,
+    status::StatusReporter,
+};
+use crate::{
+    cert::{CertificateManager, embedded::EmbeddedCa},
+    config::Config,
+    mesh::Mesh,
+    observe::metrics::Metrics,
+    proxy::{Proxy, ProxySettings},
+    redirect::Redirect,
+    source::file::FileSource,
+};
+
+/// How often pods are checked for a network namespace that went away without an unenrol.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT and the drain that follows it.
+///
+/// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
+/// thread's; the data path has its own, which nothing here can stall.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let data = runtime::Builder::new_multi_thread()
+        .thread_name("ztun-data")
+        .worker_threads(config.data_threads)
+        .enable_all()
+        .build()
+        .context("start the data runtime")?;
+    let control = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the control runtime")?;
+    let result = LocalSet::new().block_on(&control, node(config, data.handle().clone()));
+    // Streams that are still open when the drain's deadline has passed are reset, not waited for.
+    data.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+
+    let api_server = ApiServer::bind(&config.socket)?;
+    let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
+    let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let records = Records::open(&config.state_directory)?;
+    let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
+
+    let mesh = Mesh::empty();
+    let ca = Arc::new(EmbeddedCa::open(&config.ca.embedded.directory, &config.trust_domain)?);
+    let certificates = Arc::new(CertificateManager::new(ca, &config));
+    let metrics = Arc::new(Metrics::new());
+    let proxy = Proxy::new(
+        data,
+        mesh.clone(),
+        certificates.clone(),
+        ProxySettings::from(&config),
+        metrics.clone(),
+    );
+    let source = Arc::new(FileSource::start(&config, mesh.clone())?);
+    let pods = Arc::new(Pods::new(
+        redirect,
+        records,
+        proxy.clone(),
+        certificates.clone(),
+        mesh.clone(),
+        config.timeouts.mesh_wait,
+    ));
+    let readiness = Arc::new(Readiness::new(
+        mesh.clone(),
+        pods.clone(),
+        certificates.clone(),
+    ));
+
+    tokio::task::spawn_local(http::serve(
+        readiness_listener,
+        Arc::new(readiness_handler(readiness.clone())),
+    ));
+    tokio::task::spawn_local(http::serve(
+        metrics_listener,
+        Arc::new(metrics_handler(metrics)),
+    ));
+    tokio::task::spawn_local(follow_mesh(mesh.clone(), pods.clone()));
+
+    pods.restore().await?;
+    readiness.restored.store(true, Ordering::Relaxed);
+    tokio::task::spawn_local(sweep(pods.clone()));
+    let status = StatusReporter {
+        node: config.node_name.clone(),
+        pods: pods.clone(),
+        proxy: proxy.clone(),
+        mesh,
+        certificates,
+        source,
+        readiness: readiness.clone(),
+    };
+    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    readiness.draining.store(true, Ordering::Relaxed);
+    let deadline = config.timeouts.drain;
+    tracing::info!(?deadline, connections = proxy.connections().len(), "draining");
+    tokio::select! {
+        () = proxy.drain(deadline) => {}
+        _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
+        _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
+    }
+    api.abort();
+    tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+async fn follow_mesh(mesh: Arc<Mesh>, pods: Arc<Pods>) {
+    let mut versions = mesh.versions();
+    loop {
+        versions.mark_unchanged();
+        pods.follow_identities();
+        if versions.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn sweep(pods: Arc<Pods>) {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        pods.sweep().await;
+    }
+}
+
+fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+    move |path| {
+        (path == "/healthz/ready").then(|| match &readiness.missing()[..] {
+            [] => (StatusCode::OK, "ready\n".to_owned()),
+            missing => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready:\n{}\n", missing.join("\n")),
+            ),
+        })
+    }
+}
+
+fn metrics_handler(metrics: Arc<Metrics>) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+    move |path| {
+        matches!(path, "/metrics" | "/stats/prometheus")
+            .then(|| (StatusCode::OK, metrics.encode()))
+    }
+}
