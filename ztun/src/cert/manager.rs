@@ -1,21 +1,38 @@
 //! Keeps one fresh certificate for every identity that the node hosts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore, watch},
+    task::AbortHandle,
+};
 
-use crate::mesh::Identity;
+use super::{
+    CertificateAuthority, WorkloadCertificate,
+    clock::Clock,
+    keeper::{Keeper, Shared, State},
+};
+use crate::mesh::{Identity, TrustDomain};
 
-/// One identity's key and certificate, ready for TLS in both roles.
-#[derive(Debug)]
-pub struct WorkloadCertificate {
-    pub identity: Identity,
-    pub serial: String,
-    pub not_before: OffsetDateTime,
-    pub not_after: OffsetDateTime,
-    /// As a server: client certificate required, TLS 1.3, ALPN h2.
-    pub server: Arc<rustls::ServerConfig>,
+const REQUESTS_IN_FLIGHT: usize = 16;
+
+#[derive(Clone, Debug)]
+pub struct CertificateSettings {
+    /// Clients of these are let in; which of their identities may enter is policy's business.
+    pub trust_domains: Arc<[TrustDomain]>,
+    /// Asked of the CA.
+    pub lifetime: Duration,
+    /// How long [`CertificateManager::certificate`] waits.
+    pub wait: Duration,
+    /// How long one request to the CA may take.
+    pub request_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -23,6 +40,9 @@ pub struct CertificateStatus {
     pub identity: Identity,
     /// `None` while the first certificate is still awaited.
     pub serial: Option<String>,
+    pub issuer: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub not_before: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     pub not_after: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -39,34 +59,200 @@ pub enum CertificateError {
         waited: Duration,
         cause: String,
     },
+    #[error(
+        "the certificate of {identity} expired at {at} and no new one came within {waited:?}: {cause}"
+    )]
+    Expired {
+        identity: Identity,
+        at: OffsetDateTime,
+        waited: Duration,
+        cause: String,
+    },
+    #[error("no certificate is kept for {identity}: no enrolled workload of this node has it")]
+    NotRetained { identity: Identity },
+}
+
+/// Requests certificates on the runtime that it was made on; every other method works from any thread.
+#[derive(Debug)]
+pub struct CertificateManager {
+    shared: Arc<Shared>,
+    kept: Mutex<BTreeMap<Identity, Kept>>,
+    runtime: Handle,
 }
 
 #[derive(Debug)]
-pub struct CertificateManager {}
+struct Kept {
+    holders: usize,
+    state: watch::Receiver<State>,
+    overdue: Arc<Notify>,
+    keeper: AbortHandle,
+}
 
-impl WorkloadCertificate {
-    /// As a client that accepts exactly `expected` as the server's identity; no SNI, no resumption.
-    pub fn client(&self, _expected: &Identity) -> Arc<rustls::ClientConfig> {
-        unimplemented!()
+impl CertificateSettings {
+    /// A day's lifetime, as the peer's; ten seconds for a request and for whoever waits for one.
+    pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
+        Self {
+            trust_domains: trust_domains.into(),
+            lifetime: Duration::from_secs(24 * 60 * 60),
+            wait: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+        }
     }
 }
 
 impl CertificateManager {
+    /// Call it on the runtime that is to talk to the CA.
+    pub fn new(
+        ca: Arc<dyn CertificateAuthority>,
+        settings: CertificateSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                ca,
+                settings,
+                clock,
+                changes: watch::Sender::new(()),
+                requests: Semaphore::new(REQUESTS_IN_FLIGHT),
+            }),
+            kept: Mutex::default(),
+            runtime: Handle::current(),
+        }
+    }
+
     /// The current certificate of `identity`, waited for (bounded) if it is not there yet.
     pub async fn certificate(
         &self,
-        _identity: &Identity,
+        identity: &Identity,
     ) -> Result<Arc<WorkloadCertificate>, CertificateError> {
-        unimplemented!()
+        let not_retained = || CertificateError::NotRetained {
+            identity: identity.clone(),
+        };
+        let (mut state, overdue) = {
+            let kept = self.kept();
+            let kept = kept.get(identity).ok_or_else(not_retained)?;
+            if let Some(certificate) = self.valid(&kept.state.borrow()) {
+                return Ok(certificate);
+            }
+            (kept.state.clone(), Arc::clone(&kept.overdue))
+        };
+        overdue.notify_one();
+        let renewed = async {
+            let state = state.wait_for(|state| self.valid(state).is_some()).await;
+            state.map(|state| state.certificate.clone())
+        };
+        let outcome = tokio::time::timeout(self.shared.settings.wait, renewed).await;
+        match outcome {
+            Ok(Ok(certificate)) => certificate.ok_or_else(not_retained),
+            // Released while waiting.
+            Ok(Err(_)) => Err(not_retained()),
+            Err(_) => Err(self.too_late(identity, &state.borrow())),
+        }
     }
 
     /// Starts keeping a certificate for `identity`; call once a hosted workload. Counted: [`Self::release`] undoes one.
-    pub fn retain(&self, _identity: &Identity) {}
+    pub fn retain(&self, identity: &Identity) {
+        match self.kept().entry(identity.clone()) {
+            Entry::Occupied(mut entry) => entry.get_mut().holders += 1,
+            Entry::Vacant(entry) => {
+                entry.insert(self.keep(identity));
+            }
+        }
+        self.shared.changes.send_replace(());
+    }
 
-    pub fn release(&self, _identity: &Identity) {}
+    /// The last release ends the renewal; connections that use the certificate go on.
+    pub fn release(&self, identity: &Identity) {
+        let mut all = self.kept();
+        let Some(kept) = all.get_mut(identity) else {
+            return;
+        };
+        kept.holders -= 1;
+        if kept.holders == 0 {
+            all.remove(identity);
+        }
+        drop(all);
+        self.shared.changes.send_replace(());
+    }
 
     /// Every kept identity, in order.
     pub fn status(&self) -> Vec<CertificateStatus> {
-        Vec::new()
+        self.kept()
+            .iter()
+            .map(|(identity, kept)| status(identity, &kept.state.borrow()))
+            .collect()
+    }
+
+    /// Marked as changed whenever a certificate is issued or fails to be, and when an identity
+    /// comes or goes: for readiness, and for pools that replace connections of old certificates.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
+    }
+
+    fn keep(&self, identity: &Identity) -> Kept {
+        let (sender, state) = watch::channel(State::default());
+        let overdue = Arc::new(Notify::new());
+        let keeper = Keeper {
+            identity: identity.clone(),
+            shared: Arc::clone(&self.shared),
+            state: sender,
+            overdue: Arc::clone(&overdue),
+        };
+        Kept {
+            holders: 1,
+            state,
+            overdue,
+            keeper: self.runtime.spawn(keeper.run()).abort_handle(),
+        }
+    }
+
+    fn valid(&self, state: &State) -> Option<Arc<WorkloadCertificate>> {
+        state.valid_at(self.shared.clock.now()).cloned()
+    }
+
+    fn too_late(&self, identity: &Identity, state: &State) -> CertificateError {
+        let identity = identity.clone();
+        let waited = self.shared.settings.wait;
+        let cause = match &state.error {
+            Some(error) => error.to_string(),
+            None => format!("{} has not answered yet", self.shared.ca),
+        };
+        match &state.certificate {
+            Some(certificate) => CertificateError::Expired {
+                identity,
+                at: certificate.not_after,
+                waited,
+                cause,
+            },
+            None => CertificateError::NotReady {
+                identity,
+                waited,
+                cause,
+            },
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Identity, Kept>> {
+        // No code that can panic leaves the map half-changed.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+fn status(identity: &Identity, state: &State) -> CertificateStatus {
+    let certificate = state.certificate.as_deref();
+    CertificateStatus {
+        identity: identity.clone(),
+        serial: certificate.map(|c| c.serial.clone()),
+        issuer: certificate.map(|c| c.issuer.clone()),
+        not_before: certificate.map(|c| c.not_before),
+        not_after: certificate.map(|c| c.not_after),
+        rotates_at: state.rotates_at,
+        error: state.error.as_ref().map(ToString::to_string),
     }
 }

@@ -1,0 +1,25 @@
+//! The wall clock, as something that tests can advance.
+
+use std::fmt;
+
+use rustls::pki_types::UnixTime;
+use time::OffsetDateTime;
+
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    fn now(&self) -> OffsetDateTime;
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::now_utc()
+    }
+}
+
+/// For webpki. A time before 1970 becomes 1970, where no certificate is valid yet.
+pub(super) fn unix_time(at: OffsetDateTime) -> UnixTime {
+    let seconds = u64::try_from(at.unix_timestamp()).unwrap_or(0);
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
+}

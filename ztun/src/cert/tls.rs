@@ -1,0 +1,150 @@
+//! TLS as the mesh speaks it: 1.3 only, hybrid key exchange first, both sides present a certificate.
+
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, CommonState, Error, RootCertStore,
+    ServerConfig,
+    client::Resumption,
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{cipher_suite, default_provider, kx_group},
+    },
+    server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+
+use super::verifier::{ClientIdentityVerifier, PeerError, ServerIdentityVerifier};
+use crate::mesh::{Identity, TrustDomain};
+
+/// The only protocol spoken over the mesh's TLS.
+pub const ALPN: &[u8] = b"h2";
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        // The peer may insist on the hybrid or know only the classical ones: offer all, hybrid first.
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..default_provider()
+    })
+});
+
+/// The cryptography of every mesh connection.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::clone(&PROVIDER)
+}
+
+/// Refuses a connection whose handshake chose no ALPN protocol: rustls refuses a wrong offer by
+/// itself, but lets a peer through that offers none. Call it after each handshake, on both sides.
+pub fn require_h2(connection: &CommonState) -> io::Result<()> {
+    match connection.alpn_protocol() {
+        Some(ALPN) => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            Error::NoApplicationProtocol,
+        )),
+    }
+}
+
+/// Why a handshake failed, for a log line: what was presented, what was expected, what to check.
+pub fn describe_tls_error(error: &io::Error) -> String {
+    match tls_error(error) {
+        Some(tls) => describe(tls),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the peer closed the connection during the TLS handshake".into()
+        }
+        None => error.to_string(),
+    }
+}
+
+/// The TLS error inside an IO error, as `tokio_rustls` wraps it.
+pub fn tls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Stateless: no tickets, no session cache; each handshake proves the client's identity anew.
+pub(super) fn server_config(
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    trusted: Arc<[TrustDomain]>,
+) -> Result<ServerConfig, Error> {
+    let clients = ClientIdentityVerifier::new(roots, trusted)
+        .map_err(|error| Error::General(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(clients))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+pub(super) fn client_config(
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    expected: Arc<[Identity]>,
+) -> Result<ClientConfig, Error> {
+    let servers = ServerIdentityVerifier::new(roots, expected);
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(servers))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+pub(super) fn describe(error: &Error) -> String {
+    if let Some(identity) = PeerError::of(error) {
+        return identity.to_string();
+    }
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "the certificate presented is not signed by a root of this mesh; check that both sides use the same CA".into()
+        }
+        Error::InvalidCertificate(cause) => format!("the certificate presented is refused: {cause}"),
+        Error::NoCertificatesPresented => {
+            "no certificate was presented; in the mesh every client presents one".into()
+        }
+        Error::NoApplicationProtocol => "the peer does not offer HTTP/2 (ALPN h2)".into(),
+        Error::PeerIncompatible(cause) => {
+            format!("the peer does not speak the mesh's TLS 1.3: {cause:?}")
+        }
+        Error::InvalidMessage(_) => "what the peer sent is not TLS".into(),
+        Error::AlertReceived(alert) => {
+            format!("the peer refused the handshake: {}", alert_hint(*alert))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn alert_hint(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA => {
+            "it does not trust this node's root; check that both nodes use the same CA".into()
+        }
+        AlertDescription::CertificateExpired => {
+            "it finds this node's certificate expired; check both nodes' clocks".into()
+        }
+        AlertDescription::CertificateUnknown | AlertDescription::BadCertificate => {
+            "it does not accept this node's identity; its log says why".into()
+        }
+        AlertDescription::NoApplicationProtocol => "it does not speak HTTP/2 here".into(),
+        other => format!("{other:?}"),
+    }
+}
