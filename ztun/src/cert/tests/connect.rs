@@ -26,7 +26,7 @@ pub(super) async fn connect(
 ) -> Result<Connected, Refused> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let client = async {
-        let name = ServerName::try_from("10.0.0.1").unwrap();
+        let name = ServerName::try_from("b.default.svc").unwrap();
         let mut stream = TlsConnector::from(client).connect(name, near).await?;
         require_h2(stream.get_ref().1)?;
         stream.read_u8().await?;

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use rustls::{
     ClientConfig, NamedGroup, ServerConfig, ServerConnection,
     crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs::kx_group},
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, ServerSessionMemoryCache},
     sign::SingleCertAndKey,
     version::TLS13,
 };
@@ -30,6 +30,25 @@ async fn a_connection_never_resumes_an_earlier_one() {
         let (_, tls) = connected.client.get_ref();
         assert_ne!(tls.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
         assert_eq!(tls.tls13_tickets_received(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_takes_no_server_up_on_its_tickets() {
+    let root = TestRoot::new();
+    let client = root.certificate(&identity("a")).client(&identity("b"));
+    let mut server = Arc::unwrap_or_clone(root.certificate(&identity("b")).server);
+    server.session_storage = ServerSessionMemoryCache::new(32);
+    server.send_tls13_tickets = 2;
+    let server = Arc::new(server);
+    for _ in 0..3 {
+        let connected = connect(Arc::clone(&client), Arc::clone(&server))
+            .await
+            .ok()
+            .unwrap();
+        let (_, tls) = connected.client.get_ref();
+        assert_ne!(tls.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+        assert_eq!(tls.tls13_tickets_received(), 2);
     }
 }
 
