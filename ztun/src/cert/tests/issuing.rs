@@ -213,3 +213,24 @@ fn a_root_needs_the_certificate_of_its_key() {
     let error = root::Root::new(mine.key, other.pem, trust_domain()).unwrap_err();
     assert!(error.to_string().contains("public key"), "{error}");
 }
+
+#[test]
+fn a_certificate_that_is_not_a_cas_signs_nothing() {
+    let (root, key) = (TestRoot::new(), KeyPair::generate().unwrap());
+    let leaf = root.leaf(&key, vec![], |_| {});
+    let error = root::Root::new(key, leaf.pem(), trust_domain()).unwrap_err();
+    assert!(error.to_string().contains("not a CA's"), "{error}");
+}
+
+#[test]
+fn neither_a_key_nor_its_certificate_prints_key_material() {
+    let key = WorkloadKey::generate(&identity("a")).unwrap();
+    assert_eq!(format!("{key:?}"), "WorkloadKey(elided)");
+    let certificate = TestRoot::new().certificate(&identity("a"));
+    let printed = format!("{certificate:?}");
+    assert!(printed.contains(&certificate.serial));
+    assert!(
+        !printed.contains("server") && !printed.contains("key"),
+        "{printed}"
+    );
+}

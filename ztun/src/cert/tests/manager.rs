@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{DAY, Mood, TestCa, TestClock, identity, trust_domain};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{DAY, Mood, TestCa, TestClock, connect::connect, identity, trust_domain};
 use crate::cert::{
     CertificateError, CertificateManager, CertificateSettings, CertificateStatus, clock::Clock,
 };
@@ -303,4 +305,42 @@ async fn status_lists_every_identity_in_order() {
         .map(|s| s.identity)
         .collect();
     assert_eq!(listed, [identity("a"), identity("b"), identity("c")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotation_leaves_open_connections_alone_and_new_ones_use_the_new_certificate() {
+    let given = given(Mood::Signs);
+    let (a, b) = (identity("a"), identity("b"));
+    given.manager.retain(&b);
+    let manager = &given.manager;
+    let pair = async || {
+        let (a, server) = tokio::join!(manager.certificate(&a), manager.certificate(&b));
+        (a.unwrap(), server.unwrap())
+    };
+
+    let (old_client, old_server) = pair().await;
+    let old = connect(old_client.client(&b), Arc::clone(&old_server.server)).await;
+    let mut old = old.ok().unwrap();
+    tokio::time::sleep(Duration::from_secs(115)).await;
+    let (new_client, new_server) = pair().await;
+    assert_ne!(new_client.serial, old_client.serial);
+    assert_ne!(new_server.serial, old_server.serial);
+
+    old.client.write_all(b"still here").await.unwrap();
+    old.client.flush().await.unwrap();
+    let mut read = [0; 10];
+    old.server.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"still here");
+
+    for (client, server) in [
+        (&new_client, &new_server),
+        (&old_client, &new_server),
+        (&new_client, &old_server),
+    ] {
+        let connected = connect(client.client(&b), Arc::clone(&server.server)).await;
+        let connected = connected.ok().unwrap();
+        let presented = connected.client.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        let (_, presented) = x509_parser::parse_x509_certificate(&presented).unwrap();
+        assert_eq!(format!("{:x}", presented.serial), server.serial);
+    }
 }

@@ -1,10 +1,12 @@
 //! The certificates' tests, and what they share: roots, odd certificates, a CA with moods.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod connect;
 mod embedded;
 mod handshake;
 mod issuing;
 mod manager;
+mod negotiation;
 
 use std::{
     fmt,
@@ -37,7 +39,7 @@ use super::{
 };
 use crate::mesh::{Identity, TrustDomain};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 fn identity(service_account: &str) -> Identity {
     Identity::new(trust_domain(), "default", service_account).unwrap()
@@ -45,6 +47,10 @@ fn identity(service_account: &str) -> Identity {
 
 fn trust_domain() -> TrustDomain {
     "cluster.local".parse().unwrap()
+}
+
+fn named(service_account: &str) -> Vec<SanType> {
+    vec![uri(&identity(service_account).to_string())]
 }
 
 fn uri(text: &str) -> SanType {
