@@ -23,7 +23,7 @@ use crate::{
         },
         status::NodeStatus,
     },
-    redirect::{CaptureState, PodSandbox, cgroup},
+    redirect::{CaptureState, PodSandbox, hierarchy},
 };
 
 const SUPPORTED: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
@@ -246,12 +246,12 @@ fn attachment(environment: Environment<'_>) -> Result<Attachment, CniError> {
 
 /// From the runtime's `cgroupPath` capability where it has that, else by the pod's UID.
 fn pod_cgroup(config: &NetworkConfig, attachment: &Attachment) -> Result<PathBuf, CniError> {
-    let root = cgroup::root()
+    let root = hierarchy::root()
         .map_err(|error| failure(code::INVALID_CONFIG, "no cgroup v2 on this node", error))?;
     if let Some(path) = &config.runtime_config.cgroup_path {
         return Ok(root.join(path.strip_prefix("/").unwrap_or(path)));
     }
-    cgroup::of_pod(&root, &attachment.uid).ok_or_else(|| {
+    hierarchy::of_pod(&root, &attachment.uid).ok_or_else(|| {
         failure(
             code::INVALID_CONFIG,
             "the pod's cgroup was not found",
