@@ -2,10 +2,11 @@
 //!
 //! Kernel programs need a Rust toolchain that can compile libcore for BPF, and `bpf-linker`
 //! linked with an LLVM no older than that toolchain's. In this order:
-//! 1. what an earlier set-up left in the cache;
-//! 2. rustup's nightly with rust-src, where they are already installed;
-//! 3. Debian's packages with a prebuilt libcore for BPF, unpacked into the cache;
-//! 4. rustup's nightly and rust-src, downloaded.
+//! 1. the toolchain that `ZTUN_EBPF_TOOLCHAIN` names, with the bpf-linker on the PATH;
+//! 2. what an earlier set-up left in the cache;
+//! 3. rustup's nightly, where it is already installed with rust-src;
+//! 4. Debian's packages with a prebuilt libcore for BPF, unpacked into the cache;
+//! 5. rustup's nightly and rust-src, downloaded.
 
 mod apt;
 mod bpf_linker;
@@ -23,7 +24,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use self::cache::Cache;
+use self::{cache::Cache, rustup::Nightly};
 use crate::process::say;
 
 #[derive(clap::Args)]
@@ -46,6 +47,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 pub use packages::provide as packages;
+
+/// Read by ztun/build.rs, and by us where somebody brings a toolchain of their own.
+const VARIABLE: &str = "ZTUN_EBPF_TOOLCHAIN";
 
 /// What builds kernel programs.
 #[derive(Debug, PartialEq)]
@@ -71,9 +75,9 @@ impl Toolchain {
         }
     }
 
-    /// Has a cargo command build the kernel programs: ztun/build.rs reads this variable.
+    /// Has a cargo command build the kernel programs.
     pub fn apply<'a>(&self, cargo: &'a mut Command) -> &'a mut Command {
-        cargo.env("ZTUN_EBPF_TOOLCHAIN", &self.rust);
+        cargo.env(VARIABLE, &self.rust);
         if let Some(dir) = &self.linker_dir {
             let path = env::var_os("PATH").unwrap_or_default();
             let dirs = std::iter::once(dir.clone()).chain(env::split_paths(&path));
@@ -98,11 +102,17 @@ pub fn toolchain() -> Result<Toolchain> {
     if let Some(toolchain) = find(&cache) {
         return Ok(toolchain);
     }
+    if let Some(nightly) = Nightly::find() {
+        return nightly
+            .install(&cache)
+            .context("cannot set up bpf-linker for Rust nightly");
+    }
     match debian::Source::find()? {
         Some(source) => source
             .install(&cache)
             .context("cannot set up the toolchain for kernel programs from Debian's packages"),
-        None => rustup::install(&cache)
+        None => Nightly::download()
+            .and_then(|nightly| nightly.install(&cache))
             .context("cannot set up the toolchain for kernel programs with rustup"),
     }
 }
@@ -113,7 +123,17 @@ pub fn toolchain_if_present() -> Option<Toolchain> {
 }
 
 fn find(cache: &Cache) -> Option<Toolchain> {
-    debian::installed(cache).or_else(|| rustup::installed(cache))
+    given(env::var_os(VARIABLE))
+        .or_else(|| debian::installed(cache))
+        .or_else(|| Nightly::find()?.installed(cache))
+}
+
+fn given(toolchain: Option<OsString>) -> Option<Toolchain> {
+    let rust = toolchain.filter(|toolchain| !toolchain.is_empty())?;
+    Some(Toolchain {
+        rust,
+        linker_dir: None,
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +154,14 @@ mod tests {
         };
         assert_eq!(value("ZTUN_EBPF_TOOLCHAIN").unwrap(), "/tc");
         assert!(value("PATH").unwrap().starts_with("/linker:"));
+    }
+
+    #[test]
+    fn a_toolchain_that_the_environment_names_is_taken_as_it_is() {
+        let toolchain = given(Some("nightly-2026-05-20".into()));
+        assert_eq!(toolchain.unwrap().rust, "nightly-2026-05-20");
+        assert_eq!(given(Some("".into())), None);
+        assert_eq!(given(None), None);
     }
 
     #[test]

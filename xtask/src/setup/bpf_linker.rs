@@ -41,6 +41,12 @@ pub fn usable(program: &Path) -> Option<(u32, u32, u32)> {
     parse_version(&answer).filter(|version| Some(*version) >= parse_version(VERSION))
 }
 
+/// `libLLVM.so.22.1` is of release 22.
+pub fn llvm_release(file_name: &str) -> Option<u32> {
+    let version = file_name.strip_prefix("libLLVM.so.")?;
+    version.split('.').next()?.parse().ok()
+}
+
 fn check_release(llvm_release: u32) -> Result<()> {
     if LLVM_RELEASES.contains(&llvm_release) {
         return Ok(());
@@ -82,5 +88,16 @@ mod tests {
             let error = check_release(release).err().map(|error| error.to_string());
             assert!(error.is_some_and(|error| error.contains(&format!("LLVM {release}"))));
         }
+    }
+
+    #[test]
+    fn the_llvm_release_is_in_the_librarys_name() {
+        assert_eq!(llvm_release("libLLVM.so.22.1"), Some(22));
+        assert_eq!(
+            llvm_release("libLLVM.so.22.1-rust-1.97.0-nightly"),
+            Some(22)
+        );
+        assert_eq!(llvm_release("libLLVM-22.so"), None);
+        assert_eq!(llvm_release("libz.so.1"), None);
     }
 }

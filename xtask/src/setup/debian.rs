@@ -132,7 +132,7 @@ fn lay_out(usr: &Path, more_libs: &[PathBuf]) -> Result<u32> {
             let link = lib.join(name);
             symlink(&library, &link)
                 .with_context(|| format!("cannot create {}", link.display()))?;
-            if let Some(release) = name.to_str().and_then(llvm_release) {
+            if let Some(release) = name.to_str().and_then(bpf_linker::llvm_release) {
                 llvm = Some((release, library));
             }
         }
@@ -175,12 +175,6 @@ fn name_contains(path: &Path, part: &str) -> bool {
         .is_some_and(|name| name.to_string_lossy().contains(part))
 }
 
-/// `libLLVM.so.22.1` is of release 22.
-pub fn llvm_release(file_name: &str) -> Option<u32> {
-    let version = file_name.strip_prefix("libLLVM.so.")?;
-    version.split('.').next()?.parse().ok()
-}
-
 /// The dependency whose name starts so and goes on with a digit.
 fn dependency(depends: &str, prefix: &str) -> Option<String> {
     depends
@@ -208,17 +202,6 @@ mod tests {
         let shared = "libc6 (>= 2.36), libgcc-s1 (>= 4.2), libllvm22 (>= 1:22.1), libstdc++6";
         assert_eq!(dependency(shared, "libllvm").as_deref(), Some("libllvm22"));
         assert_eq!(dependency("libllvm-ocaml-dev, libc6", "libllvm"), None);
-    }
-
-    #[test]
-    fn the_llvm_release_is_in_the_librarys_name() {
-        assert_eq!(llvm_release("libLLVM.so.22.1"), Some(22));
-        assert_eq!(
-            llvm_release("libLLVM.so.22.1-rust-1.97.0-nightly"),
-            Some(22)
-        );
-        assert_eq!(llvm_release("libLLVM-22.so"), None);
-        assert_eq!(llvm_release("libz.so.1"), None);
     }
 
     #[test]

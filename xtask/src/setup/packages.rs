@@ -19,7 +19,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 7] = [
+const NEEDED: [Needed; 6] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -27,10 +27,6 @@ const NEEDED: [Needed; 7] = [
     Needed {
         program: "nginx",
         package: "nginx",
-    },
-    Needed {
-        program: "ping",
-        package: "iputils-ping",
     },
     Needed {
         program: "redis-server",

@@ -9,48 +9,26 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Toolchain, bpf_linker, cache::Cache, debian::llvm_release};
+use super::{
+    Toolchain,
+    bpf_linker::{self, llvm_release},
+    cache::Cache,
+};
 use crate::process::{self, say};
 
 pub const CHANNEL: &str = "nightly";
 
 const ENTRY: &str = "rustup";
 
-/// Nightly with rust-src, if it is there with a bpf-linker. Downloads nothing.
-pub fn installed(cache: &Cache) -> Option<Toolchain> {
-    let nightly = Nightly::find()?;
-    if process::find("bpf-linker").is_some_and(|linker| bpf_linker::usable(&linker).is_some()) {
-        return Some(Toolchain::nightly(None));
-    }
-    let entry = cache.entry(ENTRY);
-    let linker_dir = entry.dir().join("bin");
-    let works = entry.is_complete(&nightly.recipe())
-        && bpf_linker::usable(&linker_dir.join("bpf-linker")).is_some();
-    works.then(|| Toolchain::nightly(Some(linker_dir)))
-}
-
-/// Installs what is missing of nightly, rust-src and bpf-linker.
-pub fn install(cache: &Cache) -> Result<Toolchain> {
-    if process::find("rustup").is_none() {
-        bail!("rustup is not installed: see https://rustup.rs, then run this again");
-    }
-    let nightly = Nightly::find().map_or_else(Nightly::download, Ok)?;
-    let entry = cache.entry(ENTRY);
-    entry.make(&nightly.recipe(), |dir| {
-        let release = nightly.copy_llvm(&dir.join("lib"))?;
-        bpf_linker::install(dir, dir, release)
-    })?;
-    installed(cache).context("it was set up, but its bpf-linker does not run")
-}
-
 /// A nightly toolchain that has rust-src.
-struct Nightly {
+pub struct Nightly {
     sysroot: PathBuf,
     llvm_version: String,
 }
 
 impl Nightly {
-    fn find() -> Option<Self> {
+    /// Looks, and downloads nothing.
+    pub fn find() -> Option<Self> {
         let toolchains = process::output(rustup().args(["toolchain", "list"])).ok()?;
         if !lists_nightly(&toolchains) {
             return None;
@@ -65,7 +43,10 @@ impl Nightly {
         })
     }
 
-    fn download() -> Result<Self> {
+    pub fn download() -> Result<Self> {
+        if process::find("rustup").is_none() {
+            bail!("rustup is not installed: see https://rustup.rs, then run this again");
+        }
         say("installing Rust nightly with rust-src (rustup toolchain install)");
         process::run(Command::new("rustup").args([
             "toolchain",
@@ -80,6 +61,28 @@ impl Nightly {
             "rustup cannot download here: install nightly with rust-src, then run this again",
         )?;
         Self::find().context("rustup installed nightly, but it has no rust-src")
+    }
+
+    /// With a bpf-linker on the PATH, or one that an earlier set-up made for it.
+    pub fn installed(&self, cache: &Cache) -> Option<Toolchain> {
+        if process::find("bpf-linker").is_some_and(|linker| bpf_linker::usable(&linker).is_some()) {
+            return Some(Toolchain::nightly(None));
+        }
+        let entry = cache.entry(ENTRY);
+        let linker_dir = entry.dir().join("bin");
+        let works = entry.is_complete(&self.recipe())
+            && bpf_linker::usable(&linker_dir.join("bpf-linker")).is_some();
+        works.then(|| Toolchain::nightly(Some(linker_dir)))
+    }
+
+    /// Makes a bpf-linker for it.
+    pub fn install(&self, cache: &Cache) -> Result<Toolchain> {
+        cache.entry(ENTRY).make(&self.recipe(), |dir| {
+            let release = self.copy_llvm(&dir.join("lib"))?;
+            bpf_linker::install(dir, dir, release)
+        })?;
+        self.installed(cache)
+            .context("it was set up, but its bpf-linker does not run")
     }
 
     /// A nightly with another LLVM needs another bpf-linker.
