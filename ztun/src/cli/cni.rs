@@ -198,10 +198,10 @@ fn check(environment: Environment<'_>, config: &NetworkConfig) -> Result<String,
     let pod = status.pods.iter().find(|known| known.pod == attachment.pod);
     match (pod.map(|pod| &pod.capture), config.when.0) {
         (Some(CaptureState::Captured), _) | (None, EnrolWhen::InMesh) => Ok(String::new()),
-        (Some(CaptureState::NotCaptured { reason }), _) => Err(failure(
+        (Some(CaptureState::NotCaptured { why }), _) => Err(failure(
             code::NOT_CAPTURED,
             "the pod is not captured",
-            reason,
+            why,
         )),
         (None, EnrolWhen::Always) => Err(failure(
             code::NOT_CAPTURED,

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::redirect::programs;
+use crate::redirect::verify_all;
 
 pub fn run() -> anyhow::Result<ExitCode> {
-    let reports = programs::verify_all()?;
+    let reports = verify_all()?;
     let mut code = ExitCode::SUCCESS;
     println!("{:<12} {:<20} {:>12}  VERDICT", "PROGRAM", "TYPE", "INSTRUCTIONS");
     for report in &reports {

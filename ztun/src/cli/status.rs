@@ -59,7 +59,7 @@ fn pods(status: &NodeStatus) -> Table {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         let capture = match &pod.capture {
             CaptureState::Captured => "captured".to_owned(),
-            CaptureState::NotCaptured { reason } => format!("NOT CAPTURED: {reason}"),
+            CaptureState::NotCaptured { why } => format!("NOT CAPTURED: {why}"),
         };
         table.row([
             pod.pod.to_string(),

@@ -14,7 +14,7 @@ use crate::{
     cert::CertificateManager,
     mesh::{Identity, Mesh, PodName, Workload, workload::TunnelProtocol},
     proxy::{ProxiedPod, Proxy},
-    redirect::{CaptureState, CapturedPod, EnrolError, PodNetns, PodSandbox, Redirect},
+    redirect::{CaptureState, CapturedPod, EnrolError, PinError, PodNetns, PodSandbox, Redirect},
 };
 
 /// Enrols and releases pods; one change at a time, readers never wait for one.
@@ -57,7 +57,7 @@ pub enum PodError {
     )]
     Unknown { pod: PodName, waited: Duration },
     #[error("release {pod}: {source}")]
-    Release { pod: PodName, source: EnrolError },
+    Release { pod: PodName, source: PinError },
 }
 
 impl PodError {
@@ -181,7 +181,7 @@ impl Pods {
     /// Releases pods whose network namespace is gone, for which no DEL came.
     pub async fn sweep(&self) {
         for entry in self.list() {
-            if entry.netns.alive() {
+            if entry.netns.is_alive() {
                 continue;
             }
             let pod = &entry.sandbox.pod;
@@ -220,11 +220,11 @@ impl Pods {
 
     /// Whether each enrolled pod is captured, read from kernel state.
     pub async fn capture_states(&self) -> BTreeMap<PodName, CaptureState> {
-        let entries = self.list();
+        let (redirect, entries) = (self.redirect.clone(), self.list());
         run_blocking(move || {
             entries
                 .into_iter()
-                .map(|entry| (entry.sandbox.pod.clone(), entry.netns.capture_state()))
+                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), redirect.check(&sandbox)))
                 .collect()
         })
         .await

@@ -92,7 +92,7 @@ impl StatusReporter {
                     capture: captures
                         .remove(&pod)
                         .unwrap_or_else(|| CaptureState::NotCaptured {
-                            reason: "released while this report was made".to_owned(),
+                            why: "released while this report was made".to_owned(),
                         }),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: entry.identity.map(|identity| identity.to_string()),
@@ -108,7 +108,7 @@ impl StatusReporter {
                     pod: workload.pod.clone(),
                     addresses: workload.addresses.clone(),
                     capture: CaptureState::NotCaptured {
-                        reason: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
+                        why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
                             .to_owned(),
                     },
                     workload: Some(workload.uid.clone()),

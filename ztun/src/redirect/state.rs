@@ -3,6 +3,7 @@
 use std::{collections::HashSet, fmt, net::IpAddr};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use ztun_common::{Address, Listener, ListenerKey, Verdict};
 
@@ -17,7 +18,8 @@ use super::{
 };
 
 /// Whether the kernel captures a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
 pub enum CaptureState {
     Captured,
     NotCaptured { why: String },
