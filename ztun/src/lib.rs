@@ -1,6 +1,8 @@
 //! The daemon's parts, as a library for its binary, its tests and its tools.
 
 pub mod cert;
+pub mod config;
 pub mod mesh;
 pub mod proxy;
 pub mod redirect;
+pub mod source;
