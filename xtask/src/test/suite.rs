@@ -103,7 +103,7 @@ impl Suite {
                 if *selection == Selection::Some {
                     command.arg("--exact").args(&self.tests);
                 }
-                self.run_binary(&mut command, settings.deadline, tally)
+                self.run_binary(&mut command, &binary.crate_name, settings.deadline, tally)
             }
             Kind::Lint(lint) => {
                 let outcome = lint.run(toolchain);
@@ -119,23 +119,31 @@ impl Suite {
     fn run_binary(
         &self,
         command: &mut Command,
+        crate_name: &str,
         deadline: Duration,
         tally: &mut Tally,
     ) -> Result<()> {
         let mut told = BTreeMap::new();
+        let mut skips = BTreeMap::new();
         let run = supervise::run(command, deadline, |line| {
-            if let Some((test, outcome)) = libtest::parse_result(line) {
+            if let Some((test, reason)) = libtest::parse_skip(line, crate_name) {
+                skips.insert(test.to_owned(), reason.to_owned());
+            } else if let Some((test, outcome)) = libtest::parse_result(line) {
+                let outcome = match skips.get(test) {
+                    Some(reason) if outcome == Outcome::Passed => Outcome::Skipped(reason.clone()),
+                    _ => outcome,
+                };
                 tally::tell(&path(&self.prefix, test), &outcome);
                 told.insert(test.to_owned(), outcome);
             }
         })?;
 
-        let report = libtest::parse(&run.stdout);
+        let report = libtest::parse(&run.stdout, &skips);
         let (mut failed, mut unfinished) = (false, false);
         for test in &self.tests {
             let path = path(&self.prefix, test);
             let outcome = report.outcomes.get(test).unwrap_or(&Outcome::Failed);
-            // That a test skipped shows only in what it printed, after it was told as passed.
+            // What libtest captured, such as a skip, shows after the result was told.
             if told.get(test) != Some(outcome) {
                 tally::tell(&path, outcome);
             }
