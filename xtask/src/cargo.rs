@@ -66,7 +66,7 @@ impl Workspace {
 /// A test binary, and the folder of the package that it belongs to.
 #[derive(Debug, PartialEq)]
 pub struct TestBinary {
-    pub target: String,
+    pub crate_name: String,
     pub executable: PathBuf,
     pub package_dir: PathBuf,
 }
@@ -88,7 +88,7 @@ fn test_binaries(messages: &str) -> Vec<TestBinary> {
             let mut package_dir = PathBuf::from(message["manifest_path"].as_str()?);
             package_dir.pop();
             Some(TestBinary {
-                target: message["target"]["name"].as_str()?.to_owned(),
+                crate_name: message["target"]["name"].as_str()?.replace('-', "_"),
                 executable: message["executable"].as_str()?.into(),
                 package_dir,
             })
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(
             test_binaries(messages),
             [TestBinary {
-                target: "ztun".into(),
+                crate_name: "ztun".into(),
                 executable: "/t/deps/ztun-1".into(),
                 package_dir: "/w/ztun".into(),
             }]

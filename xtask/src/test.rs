@@ -24,7 +24,7 @@ use crate::{
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Groups: lint, unit, datapath, scenarios, interop, faults, vm.
+Groups: lint, unit, harness, datapath, scenarios, interop, faults, vm.
 A test's path is GROUP::MODULE::TEST, in `unit` GROUP::PACKAGE::MODULE::TEST.
 A filter that is a group's name, or begins with one and `::`, picks from that group only.")]
 pub struct Args {

@@ -35,10 +35,21 @@ pub fn install(root: &Path, llvm_prefix: &Path, llvm_release: u32) -> Result<()>
     fs::remove_dir_all(&build_dir).with_context(|| format!("cannot remove {}", build_dir.display()))
 }
 
-/// The version of a bpf-linker that runs and is recent enough.
-pub fn usable(program: &Path) -> Option<(u32, u32, u32)> {
-    let answer = process::output(Command::new(program).arg("--version")).ok()?;
-    parse_version(&answer).filter(|version| Some(*version) >= parse_version(VERSION))
+/// Whether there is a bpf-linker on the PATH that is recent enough.
+pub fn is_on_path() -> bool {
+    process::find("bpf-linker").is_some_and(|program| is_usable(&mut Command::new(program)))
+}
+
+/// Whether the bpf-linker that `install` made runs.
+pub fn is_installed(root: &Path, llvm_prefix: &Path) -> bool {
+    // As `rustup run` sets it when the kernel programs are built.
+    let libs = llvm_prefix.join("lib");
+    is_usable(Command::new(root.join("bin/bpf-linker")).env("LD_LIBRARY_PATH", libs))
+}
+
+fn is_usable(bpf_linker: &mut Command) -> bool {
+    process::output(bpf_linker.arg("--version"))
+        .is_ok_and(|answer| parse_version(&answer) >= parse_version(VERSION))
 }
 
 /// `libLLVM.so.22.1` is of release 22.

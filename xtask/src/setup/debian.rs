@@ -27,11 +27,11 @@ fn recipe() -> String {
 /// What an earlier set-up left, if it still works.
 pub fn installed(cache: &Cache) -> Option<Toolchain> {
     let entry = cache.entry(ENTRY);
-    let (rust, linker_dir) = (entry.dir().join("usr"), entry.dir().join("bin"));
+    let rust = entry.dir().join("usr");
     let works = entry.is_complete(&recipe())
         && rust.join("bin/rustc").exists()
-        && bpf_linker::usable(&linker_dir.join("bpf-linker")).is_some();
-    works.then(|| Toolchain::in_folder(&rust, linker_dir))
+        && bpf_linker::is_installed(entry.dir(), &rust);
+    works.then(|| Toolchain::in_folder(&rust, entry.dir().join("bin")))
 }
 
 /// Debian's packages, in the version that apt offers.

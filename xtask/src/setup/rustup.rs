@@ -65,14 +65,13 @@ impl Nightly {
 
     /// With a bpf-linker on the PATH, or one that an earlier set-up made for it.
     pub fn installed(&self, cache: &Cache) -> Option<Toolchain> {
-        if process::find("bpf-linker").is_some_and(|linker| bpf_linker::usable(&linker).is_some()) {
+        if bpf_linker::is_on_path() {
             return Some(Toolchain::nightly(None));
         }
         let entry = cache.entry(ENTRY);
-        let linker_dir = entry.dir().join("bin");
-        let works = entry.is_complete(&self.recipe())
-            && bpf_linker::usable(&linker_dir.join("bpf-linker")).is_some();
-        works.then(|| Toolchain::nightly(Some(linker_dir)))
+        let works =
+            entry.is_complete(&self.recipe()) && bpf_linker::is_installed(entry.dir(), entry.dir());
+        works.then(|| Toolchain::nightly(Some(entry.dir().join("bin"))))
     }
 
     /// Makes a bpf-linker for it.

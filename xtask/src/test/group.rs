@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The package whose test targets, but for `lint` and `unit`, are the groups.
-const HARNESS: &str = "ztun-tests";
+const PACKAGE: &str = "ztun-tests";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Group {
@@ -20,6 +20,8 @@ pub enum Group {
     Lint,
     /// What needs neither root nor a kernel.
     Unit,
+    /// The harness's own.
+    Harness,
     Datapath,
     Scenarios,
     Interop,
@@ -28,9 +30,10 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Lint,
         Self::Unit,
+        Self::Harness,
         Self::Datapath,
         Self::Scenarios,
         Self::Interop,
@@ -42,6 +45,7 @@ impl Group {
         match self {
             Self::Lint => "lint",
             Self::Unit => "unit",
+            Self::Harness => "harness",
             Self::Datapath => "datapath",
             Self::Scenarios => "scenarios",
             Self::Interop => "interop",
@@ -56,7 +60,7 @@ impl Group {
     }
 
     pub fn exists(self, workspace: &Workspace) -> bool {
-        !self.drives_daemon() || workspace.has_test_target(HARNESS, self.name())
+        !self.drives_daemon() || workspace.has_test_target(PACKAGE, self.name())
     }
 
     /// Builds its tests, and lists them.
@@ -72,17 +76,17 @@ impl Group {
                 let mut binaries = build(toolchain, &[])?;
                 binaries.extend(build(
                     toolchain,
-                    &["--package", HARNESS, "--lib", "--bins"],
+                    &["--package", PACKAGE, "--lib", "--bins"],
                 )?);
                 binaries
             }
-            _ => build(toolchain, &["--package", HARNESS, "--test", name])?,
+            _ => build(toolchain, &["--package", PACKAGE, "--test", name])?,
         };
         binaries
             .into_iter()
             .map(|binary| {
                 let prefix = match self {
-                    Self::Unit => format!("{name}::{}", binary.target.replace('-', "_")),
+                    Self::Unit => format!("{name}::{}", binary.crate_name),
                     _ => name.to_owned(),
                 };
                 Suite::of_binary(prefix, binary)

@@ -1,6 +1,7 @@
 //! Reading what a test binary (Rust's libtest, with `--show-output`) prints.
 //!
-//! A test that cannot run on this machine prints `SKIPPED: TEST: REASON` and returns.
+//! A test that cannot run on this machine prints `SKIPPED: TEST: REASON` and returns, to libtest
+//! that is a pass. `TEST` is its path, with or without the crate's name.
 
 use std::collections::BTreeMap;
 
@@ -43,18 +44,35 @@ pub fn parse_result(line: &str) -> Option<(&str, Outcome)> {
     Some((name, outcome))
 }
 
-pub fn parse(output: &str) -> Report {
+/// `SKIPPED: TEST: REASON`; answers the test as libtest names it.
+pub fn parse_skip<'a>(line: &'a str, crate_name: &str) -> Option<(&'a str, &'a str)> {
+    let (test, reason) = line.strip_prefix("SKIPPED: ")?.split_once(": ")?;
+    let test = test
+        .strip_prefix(crate_name)
+        .and_then(|rest| rest.strip_prefix("::"))
+        .unwrap_or(test);
+    Some((test, reason))
+}
+
+/// What a binary printed to its standard output, and the skips that it announced anywhere.
+pub fn parse(stdout: &str, skips: &BTreeMap<String, String>) -> Report {
     let mut parser = Parser::default();
-    output.lines().for_each(|line| parser.line(line));
-    parser.finish()
+    stdout.lines().for_each(|line| parser.line(line));
+    let mut report = parser.report;
+    for (test, reason) in skips {
+        if let Some(outcome) = report.outcomes.get_mut(test)
+            && *outcome == Outcome::Passed
+        {
+            *outcome = Outcome::Skipped(reason.clone());
+        }
+    }
+    report
 }
 
 #[derive(Default)]
 struct Parser {
     report: Report,
     section: Section,
-    /// Skips announced past libtest's capture, by another thread than the test's.
-    stray_skips: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -87,8 +105,6 @@ impl Parser {
             self.section = Section::End;
         } else if let Some((name, outcome)) = parse_result(line) {
             self.report.outcomes.insert(name.to_owned(), outcome);
-        } else if let Some((test, reason)) = parse_skip(line) {
-            self.stray_skips.push((test.to_owned(), reason.to_owned()));
         }
     }
 
@@ -116,36 +132,6 @@ impl Parser {
             self.section = Section::End;
         }
     }
-
-    fn finish(self) -> Report {
-        let Self {
-            mut report,
-            stray_skips,
-            ..
-        } = self;
-        for (name, outcome) in &mut report.outcomes {
-            if *outcome != Outcome::Passed {
-                continue;
-            }
-            let printed = report
-                .output
-                .get(name)
-                .into_iter()
-                .flat_map(|output| output.lines());
-            let own = printed
-                .filter_map(parse_skip)
-                .map(|(_, reason)| reason)
-                .next();
-            let stray = stray_skips
-                .iter()
-                .find(|(test, _)| is_same_test(name, test))
-                .map(|(_, reason)| reason.as_str());
-            if let Some(reason) = own.or(stray) {
-                *outcome = Outcome::Skipped(reason.to_owned());
-            }
-        }
-        report
-    }
 }
 
 fn details(outcome: Outcome) -> Section {
@@ -153,19 +139,6 @@ fn details(outcome: Outcome) -> Section {
         outcome,
         test: None,
     }
-}
-
-/// `SKIPPED: TEST: REASON`
-fn parse_skip(line: &str) -> Option<(&str, &str)> {
-    line.strip_prefix("SKIPPED: ")?.split_once(": ")
-}
-
-/// A test may name itself with or without its modules.
-fn is_same_test(path: &str, test: &str) -> bool {
-    path == test
-        || path
-            .strip_suffix(test)
-            .is_some_and(|modules| modules.ends_with("::"))
 }
 
 #[cfg(test)]

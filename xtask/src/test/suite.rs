@@ -1,6 +1,6 @@
 //! Tests that run together: one test binary's, or one lint.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::Result;
 
@@ -103,7 +103,7 @@ impl Suite {
                 if *selection == Selection::Some {
                     command.arg("--exact").args(&self.tests);
                 }
-                self.run_binary(&mut command, settings.deadline, tally)
+                self.run_binary(&mut command, &binary.crate_name, settings.deadline, tally)
             }
             Kind::Lint(lint) => {
                 let outcome = lint.run(toolchain);
@@ -119,41 +119,44 @@ impl Suite {
     fn run_binary(
         &self,
         command: &mut Command,
+        crate_name: &str,
         deadline: Duration,
         tally: &mut Tally,
     ) -> Result<()> {
-        let mut told = BTreeSet::new();
+        let mut told = BTreeMap::new();
+        let mut skips = BTreeMap::new();
         let run = supervise::run(command, deadline, |line| {
-            if let Some((test, outcome)) = libtest::parse_result(line) {
+            if let Some((test, reason)) = libtest::parse_skip(line, crate_name) {
+                skips.insert(test.to_owned(), reason.to_owned());
+            } else if let Some((test, outcome)) = libtest::parse_result(line) {
+                let outcome = match skips.get(test) {
+                    Some(reason) if outcome == Outcome::Passed => Outcome::Skipped(reason.clone()),
+                    _ => outcome,
+                };
                 tally::tell(&path(&self.prefix, test), &outcome);
-                told.insert(test.to_owned());
+                told.insert(test.to_owned(), outcome);
             }
         })?;
 
-        let report = libtest::parse(&run.stdout);
-        let mut failed = false;
+        let report = libtest::parse(&run.stdout, &skips);
+        let (mut failed, mut unfinished) = (false, false);
         for test in &self.tests {
             let path = path(&self.prefix, test);
-            // A test without a result did not come to its end.
             let outcome = report.outcomes.get(test).unwrap_or(&Outcome::Failed);
-            if !told.contains(test) || matches!(outcome, Outcome::Skipped(_)) {
+            // What libtest captured, such as a skip, shows after the result was told.
+            if told.get(test) != Some(outcome) {
                 tally::tell(&path, outcome);
             }
-            if *outcome == Outcome::Failed {
-                failed = true;
-                let output = report
-                    .output
-                    .get(test)
-                    .map_or("", |output| output.trim_end());
-                println!("---- {path}\n{output}");
+            failed |= *outcome == Outcome::Failed;
+            unfinished |= !report.outcomes.contains_key(test);
+            if *outcome == Outcome::Failed
+                && let Some(output) = report.output.get(test)
+            {
+                println!("---- {path}\n{}", output.trim_end());
             }
             tally.add(path, outcome);
         }
-        let died = self
-            .tests
-            .iter()
-            .any(|test| !report.outcomes.contains_key(test));
-        if died || (!failed && !run.end.is_success()) {
+        if unfinished || (!failed && !run.end.is_success()) {
             println!(
                 "---- {}: the test binary {}; its last lines:\n{}",
                 self.prefix,

@@ -1,7 +1,16 @@
 use super::*;
 
+/// The outcomes of a binary of the crate `net`, whose lines are all on its standard output.
 fn outcomes(output: &str) -> Vec<(String, Outcome)> {
-    parse(output).outcomes.into_iter().collect()
+    parse(output, &skips(output)).outcomes.into_iter().collect()
+}
+
+fn skips(output: &str) -> BTreeMap<String, String> {
+    output
+        .lines()
+        .filter_map(|line| parse_skip(line, "net"))
+        .map(|(test, reason)| (test.to_owned(), reason.to_owned()))
+        .collect()
 }
 
 fn skipped(reason: &str) -> Outcome {
@@ -102,7 +111,7 @@ fn each_test_has_its_outcome() {
 
 #[test]
 fn each_test_keeps_what_it_printed() {
-    let output = parse(MIXED).output;
+    let output = parse(MIXED, &BTreeMap::new()).output;
     assert_eq!(output["passes"].trim(), "hello");
     assert!(output["fails"].contains("left is not right"));
     assert!(!output["fails"].contains("test result"));
@@ -142,16 +151,36 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored
 }
 
 #[test]
-fn a_skip_from_another_thread_counts() {
-    let output =
-        "running 2 tests\nSKIPPED: skips: no root\ntest m::skips ... ok\ntest other_skips ... ok\n";
+fn a_skip_is_the_tests_that_it_names_and_no_others() {
+    let output = "\
+running 3 tests
+SKIPPED: net::skips: no root
+test skips ... ok
+test m::skips ... ok
+test also_skips ... ok
+";
     assert_eq!(
         outcomes(output),
         [
-            ("m::skips".to_owned(), skipped("no root")),
-            ("other_skips".to_owned(), Outcome::Passed)
+            ("also_skips".to_owned(), Outcome::Passed),
+            ("m::skips".to_owned(), Outcome::Passed),
+            ("skips".to_owned(), skipped("no root")),
         ]
     );
+}
+
+#[test]
+fn a_skip_names_its_test_with_or_without_the_crate() {
+    let expected = Some(("m::a", "no root: be root"));
+    assert_eq!(
+        parse_skip("SKIPPED: net::m::a: no root: be root", "net"),
+        expected
+    );
+    assert_eq!(
+        parse_skip("SKIPPED: m::a: no root: be root", "net"),
+        expected
+    );
+    assert_eq!(parse_skip("this is not SKIPPED: m::a: x", "net"), None);
 }
 
 #[test]
