@@ -1,6 +1,6 @@
 //! Where the mesh's state comes from: sources read objects and publish snapshots of the mesh.
 
-mod document;
+pub(crate) mod document;
 pub mod file;
 pub mod kubernetes_objects;
 pub mod translate;

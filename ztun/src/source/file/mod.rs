@@ -27,8 +27,10 @@ use self::state::DirectoryState;
 use super::TranslateSettings;
 use crate::mesh::Mesh;
 
-/// Changes within this time of each other are taken together.
+/// The directory is read when nothing has changed for this long: a file that is being written isn't.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// A directory that never rests is read after so many debounces all the same.
+const MAX_DEBOUNCES: usize = 20;
 /// For what the kernel doesn't report: files behind symbolic links, network file systems, overflows.
 const RESCAN: Duration = Duration::from_secs(10);
 
@@ -167,7 +169,7 @@ async fn follow(
         // Either way the directory is looked at: the timeout only says that nothing was reported.
         let reported = time::timeout(RESCAN, changed.notified()).await.is_ok();
         if reported {
-            time::sleep(DEBOUNCE).await;
+            settle(&changed).await;
         }
         let reading = tokio::task::spawn_blocking(move || {
             let outcome = state.reload();
@@ -197,6 +199,14 @@ async fn follow(
                 unreadable = true;
             }
             Err(_) => {}
+        }
+    }
+}
+
+async fn settle(changed: &Notify) {
+    for _ in 0..MAX_DEBOUNCES {
+        if time::timeout(DEBOUNCE, changed.notified()).await.is_err() {
+            return;
         }
     }
 }

@@ -113,14 +113,11 @@ impl Reading<'_> {
         self.problem(String::new(), message);
         let stand_in =
             objects::stand_in_for_text(document.text, error, self.context.root_namespace);
-        if let Some(policy) = stand_in {
-            let known = |key: &ObjectKey| key.to_string() == *policy.denial.policy;
-            if !self.previous.keys().any(known) {
-                let key = self.nameless(document.line);
-                self.contents
-                    .objects
-                    .insert(key, Arc::new(Object::FailClosed(policy)));
-            }
+        if let Some(stand_in) = stand_in
+            && !self.previous.keys().any(|key| stand_in.names(key))
+        {
+            let key = self.nameless(document.line);
+            self.contents.objects.insert(key, Arc::new(stand_in));
         }
     }
 
@@ -155,7 +152,8 @@ impl Reading<'_> {
         let last_good = rejection
             .key
             .as_ref()
-            .and_then(|key| self.previous.get_key_value(key));
+            .and_then(|key| self.previous.get_key_value(key))
+            .filter(|(_, object)| !matches!(***object, Object::Unreadable(_)));
         let (outcome, replacement) = match (last_good, rejection.stand_in) {
             (Some((key, object)), _) => (
                 ": its last good version stays in force",

@@ -48,8 +48,10 @@ pub enum Object {
     EndpointSlice(discovery::EndpointSlice),
     ServiceEntry(networking::ServiceEntry),
     PeerAuthentication(PeerAuthentication),
-    /// A policy that this version doesn't support, or one that could not be read.
-    FailClosed(FailClosed),
+    /// Not enforced rule by rule by this version, so it denies its target.
+    AuthorizationPolicy(FailClosed),
+    /// Stands in for a policy that could not be read.
+    Unreadable(FailClosed),
 }
 
 /// What became of one object's text.
@@ -118,6 +120,18 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+impl Object {
+    /// Whether it is a policy that denies in the name of `key`.
+    pub fn names(&self, key: &ObjectKey) -> bool {
+        match self {
+            Self::AuthorizationPolicy(policy) | Self::Unreadable(policy) => {
+                *policy.denial.policy == *key.to_string()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Reads one object; lists are the caller's to take apart ([`items`]).
 pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> {
     let header = Header::of(value);
@@ -164,7 +178,7 @@ pub fn items(value: &mut Value) -> Option<Vec<Value>> {
 
 /// What stands in for a document that isn't even YAML, if it looks like a policy of a kind that
 /// restricts: its lines tell the kind and, hopefully, the namespace.
-pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<FailClosed> {
+pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<Object> {
     let field = |name: &str| {
         let mut values = text.lines().filter_map(|line| {
             let value = line.trim_start().strip_prefix(name)?.strip_prefix(':')?;
@@ -186,7 +200,7 @@ pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Opt
         "{kind} {}/{name}",
         namespace.unwrap_or("(unknown namespace)")
     );
-    Some(unreadable(&policy, message, target))
+    Some(Object::Unreadable(unreadable(&policy, message, target)))
 }
 
 impl<'a> Header<'a> {
@@ -277,7 +291,7 @@ impl<'a> Header<'a> {
                 .map(|policy| Object::PeerAuthentication(peer_authentication(&key, policy))),
             Kind::AuthorizationPolicy => {
                 typed::<security::AuthorizationPolicy>(value)?;
-                Ok(Object::FailClosed(FailClosed {
+                Ok(Object::AuthorizationPolicy(FailClosed {
                     target: security::target(value, context.root_namespace),
                     denial: Denial {
                         policy: key.to_string().into(),
@@ -303,7 +317,7 @@ impl<'a> Header<'a> {
         let restricts = kind.map_or(self.group == "security.istio.io", Kind::is_policy);
         let stand_in = restricts.then(|| {
             let target = security::target(value, context.root_namespace);
-            Arc::new(Object::FailClosed(unreadable(&object, &message, target)))
+            Arc::new(Object::Unreadable(unreadable(&object, &message, target)))
         });
         Rejection {
             object,

@@ -174,7 +174,9 @@ impl Translator {
         for object in self.objects.values() {
             match &**object {
                 Object::PeerAuthentication(policy) => peer_authentications.push(policy.clone()),
-                Object::FailClosed(policy) => fail_closed.push(policy.clone()),
+                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
+                    fail_closed.push(policy.clone())
+                }
                 _ => {}
             }
         }
@@ -191,11 +193,13 @@ impl Translator {
         self.objects
             .iter()
             .filter_map(|(key, object)| match &**object {
-                Object::FailClosed(policy) => Some(ObjectProblem {
-                    key: key.clone(),
-                    object: policy.denial.policy.to_string(),
-                    message: format!("denies {}: {}", policy.target, policy.denial.reason),
-                }),
+                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
+                    Some(ObjectProblem {
+                        key: key.clone(),
+                        object: policy.denial.policy.to_string(),
+                        message: format!("denies {}: {}", policy.target, policy.denial.reason),
+                    })
+                }
                 _ => None,
             })
     }
