@@ -45,10 +45,13 @@ pub enum ProgramsError {
         "cannot load the kernel programs: {0}; they need Linux 6.1 or newer, CAP_BPF and CAP_NET_ADMIN"
     )]
     Load(#[from] EbpfError),
-    #[error("the kernel refuses the program {program}: {error}; Linux 6.1 or newer is needed")]
+    #[error(
+        "the kernel refuses the program {program}: {reason}; it needs Linux 6.1 or newer; `ztun programs` shows the verifier's log"
+    )]
     Refused {
         program: &'static str,
-        error: Box<ProgramError>,
+        reason: String,
+        log: String,
     },
     #[error("cannot attach the program {program}: {reason}")]
     Attach {
@@ -193,10 +196,7 @@ impl PodPrograms {
             Program::CgroupSockAddr(program) => program.load(),
             _ => return Err(ProgramsError::Absent(name)),
         }
-        .map_err(|error| ProgramsError::Refused {
-            program: name,
-            error: Box::new(error),
-        })
+        .map_err(|error| refused(name, &error))
     }
 
     fn attach_program(
@@ -219,7 +219,7 @@ impl PodPrograms {
     fn verify(&mut self, name: &'static str) -> Result<ProgramReport, ProgramsError> {
         let verdict = match self.load_program(name) {
             Ok(()) => Ok(()),
-            Err(ProgramsError::Refused { error, .. }) => Err(error.to_string()),
+            Err(ProgramsError::Refused { log, .. }) => Err(log),
             Err(other) => return Err(other),
         };
         let program = self.program(name)?;
@@ -254,6 +254,21 @@ pub enum AttachError {
     Programs(#[from] ProgramsError),
     #[error(transparent)]
     Pin(#[from] PinError),
+}
+
+fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
+    let (reason, log) = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => (io_error.to_string(), format!("{io_error}\n{verifier_log}")),
+        other => (other.to_string(), other.to_string()),
+    };
+    ProgramsError::Refused {
+        program,
+        reason,
+        log,
+    }
 }
 
 fn attach_to_netns(program: &mut SkLookup, netns: &Netns) -> Result<FdLink, String> {
