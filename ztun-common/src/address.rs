@@ -53,7 +53,7 @@ impl Address {
     }
 
     /// Whether connecting to it never leaves the namespace: 127.0.0.0/8 and `::1`, and the
-    /// unspecified addresses, which connect() takes for loopback.
+    /// unspecified addresses, which `connect()` takes for loopback.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
         let [a, b, c, d] = self.words;
@@ -63,7 +63,7 @@ impl Address {
         }
     }
 
-    /// Whether it is in fe80::/10, where the route depends on the interface and not on a rule.
+    /// Whether it is in `fe80::/10`, where the route depends on the interface and not on a rule.
     #[inline(always)]
     pub const fn is_link_local_v6(&self) -> bool {
         u32::from_be(self.words[0]) >> 22 == 0xfe80 >> 6
@@ -97,6 +97,8 @@ impl From<IpAddr> for Address {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -1,6 +1,6 @@
 use crate::{Address, Family, LOOPBACK_INTERFACE, is_tcp};
 
-/// A connect() of one of the pod's processes.
+/// A `connect()` of one of the pod's processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
     pub protocol: u32,
@@ -9,7 +9,7 @@ pub struct Connect {
     pub bound_interface: u32,
 }
 
-/// What becomes of a connect().
+/// What becomes of a `connect()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capture {
     /// It is none of ours.
@@ -19,20 +19,20 @@ pub enum Capture {
     Refuse(Refusal),
 }
 
-/// Why a connect() is refused: each of these would leave the pod uncaptured.
+/// Why a `connect()` is refused: each of these would leave the pod uncaptured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No outbound listener of the destination's family lives.
     NoListener,
     /// The socket is bound to an interface, which overrules the route that the mark selects.
     BoundInterface,
-    /// fe80::/10 is routed by interface, past the mark.
+    /// `fe80::/10` is routed by interface, past the mark.
     LinkLocal,
     /// The kernel would not set the mark.
     Mark,
 }
 
-/// Decides what becomes of a connect(); fails closed.
+/// Decides what becomes of a `connect()`; fails closed.
 #[inline(always)]
 pub fn capture(
     connect: &Connect,
@@ -57,6 +57,8 @@ pub fn capture(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::net::IpAddr;
 
     use proptest::prelude::*;

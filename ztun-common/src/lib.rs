@@ -3,6 +3,8 @@
 //! The verdicts are plain functions over plain values, so that the host's tests cover what the
 //! kernel runs.
 #![cfg_attr(not(test), no_std)]
+// A kernel program has no stack to spare for calls, and the verifier judges each function alone.
+#![allow(clippy::inline_always)]
 
 mod address;
 mod capture;
@@ -19,8 +21,8 @@ pub use verdict::Verdict;
 /// The mark of captured packets and of the daemon's last hop; the same as the peer's (WIRE.md, §1).
 pub const MARK: u32 = 0x539;
 
-/// Where HBONE arrives.
-pub const HBONE_PORT: u16 = 15008;
+/// Where HBONE arrives. As wide as the field of the kernel that it is compared to.
+pub const HBONE_PORT: u32 = 15008;
 
 /// The most addresses that a captured pod can have.
 pub const MAX_ADDRESSES: u32 = 32;

@@ -37,7 +37,7 @@ pub fn steer(lookup: &Lookup, is_own: impl Fn(&Address) -> bool) -> Steer {
         Listener::Outbound
     } else if is_own(&lookup.remote) {
         return Steer::Pass;
-    } else if lookup.local_port == HBONE_PORT as u32 {
+    } else if lookup.local_port == HBONE_PORT {
         Listener::InboundHbone
     } else {
         Listener::InboundPlaintext
@@ -47,6 +47,8 @@ pub fn steer(lookup: &Lookup, is_own: impl Fn(&Address) -> bool) -> Steer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::net::IpAddr;
 
     use proptest::prelude::*;

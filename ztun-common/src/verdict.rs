@@ -17,7 +17,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; Self::COUNT as usize] = [
         Self::Captured,
         Self::RefusedNoListener,
         Self::RefusedBoundInterface,
@@ -30,7 +30,7 @@ impl Verdict {
     ];
 
     /// How many verdicts there are.
-    pub const COUNT: u32 = Self::ALL.len() as u32;
+    pub const COUNT: u32 = 9;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -84,5 +84,6 @@ mod tests {
         for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
             assert_eq!(verdict.index() as usize, index);
         }
+        assert_eq!(Verdict::ALL.len(), Verdict::COUNT as usize);
     }
 }

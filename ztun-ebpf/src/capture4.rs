@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use ztun_common::Address;
 
-/// Captures connect() of IPv4 sockets, on the pod's cgroup.
+/// Captures `connect()` of IPv4 sockets, on the pod's cgroup.
 ///
 /// Minimum kernel: 5.10 (a listener looked up from a cgroup program), 6.1 with `steer`.
 #[cgroup_sock_addr(connect4)]

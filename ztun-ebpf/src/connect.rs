@@ -13,7 +13,7 @@ use crate::maps;
 const SOL_SOCKET: i32 = 1;
 const SO_MARK: i32 = 36;
 
-/// A cgroup program's answers to connect().
+/// A cgroup program's answers to `connect()`.
 const ALLOW: i32 = 1;
 const EPERM: i32 = 0;
 

@@ -89,3 +89,34 @@ fn holds(cgroup: &Path, pid: u32) -> io::Result<bool> {
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_cgroup_is_refused_by_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let message = Cgroup::open(directory.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("is not a cgroup v2 directory"),
+            "{message}"
+        );
+        let absent = directory.path().join("absent");
+        let message = Cgroup::open(&absent).unwrap_err().to_string();
+        assert!(message.contains(absent.to_str().unwrap()), "{message}");
+    }
+
+    #[test]
+    fn a_process_is_found_in_cgroups_below() {
+        let root = tempfile::tempdir().unwrap();
+        let container = root.path().join("pod/container");
+        fs::create_dir_all(&container).unwrap();
+        fs::write(root.path().join("pod/cgroup.procs"), "").unwrap();
+        fs::write(container.join("cgroup.procs"), "7\n42\n").unwrap();
+        assert!(holds(&root.path().join("pod"), 42).unwrap());
+        assert!(!holds(&root.path().join("pod"), 4).unwrap());
+    }
+}

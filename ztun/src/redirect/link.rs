@@ -63,6 +63,11 @@ struct LinkInfo {
     rest: [u32; 2],
 }
 
+impl LinkInfo {
+    #[allow(clippy::cast_possible_truncation)] // 32
+    const LENGTH: u32 = size_of::<Self>() as u32;
+}
+
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
 #[repr(C)]
 struct LinkDetach {
@@ -87,7 +92,7 @@ impl PinnedLink {
         let mut info = LinkInfo::default();
         let mut attributes = InfoByFd {
             fd: self.0.as_raw_fd().cast_unsigned(),
-            length: size_of::<LinkInfo>() as u32,
+            length: LinkInfo::LENGTH,
             info: (&raw mut info) as u64,
         };
         // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
@@ -122,7 +127,7 @@ fn cgroup_id(first: u64, second: u64) -> u64 {
     }
 }
 
-/// Calls bpf(2).
+/// Calls `bpf(2)`.
 ///
 /// # Safety
 /// `attributes` is what `command` reads, and what it points to is valid for the call.

@@ -19,10 +19,11 @@ mod state;
 mod sysctl;
 
 use std::{
+    error::Error,
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -208,10 +209,24 @@ impl Redirect {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, ()> {
         // The lock guards files, not memory: a panic leaves nothing that the next holder can't read.
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error with its causes: the loader's errors name the call and keep the reason below it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl fmt::Debug for Redirect {

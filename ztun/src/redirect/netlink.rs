@@ -111,15 +111,13 @@ impl Netlink {
     /// captured connections show.
     pub fn route_marked(&self, source: IpAddr, added: &mut Vec<Added>) -> Result<(), NetlinkError> {
         let family = family_of(source);
-        let result = self.request(
-            "add the route for captured packets",
-            self.handle
-                .route()
-                .add(route(family, Some(source)))
-                .replace()
-                .execute(),
-        );
-        note(result, Added::Route(family), added)?;
+        let action = "add the route for captured packets";
+        let add_route = || self.handle.route().add(route(family, Some(source)));
+        let result = self.request(action, add_route().execute());
+        if !note(result, Added::Route(family), added)? {
+            // The pod's address may be another one by now.
+            self.request(action, add_route().replace().execute())?;
+        }
         for (rule, what) in [
             (lookup_rule(family), Added::Lookup(family)),
             (fence_rule(family), Added::Fence(family)),
@@ -215,17 +213,20 @@ pub fn family_of(ip: IpAddr) -> Family {
     }
 }
 
+/// Notes what was added; `false` if it was there already.
 fn note(
     result: Result<(), NetlinkError>,
     what: Added,
     added: &mut Vec<Added>,
-) -> Result<(), NetlinkError> {
+) -> Result<bool, NetlinkError> {
     match result {
-        Ok(()) => added.push(what),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
+        Ok(()) => {
+            added.push(what);
+            Ok(true)
+        }
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// `from all fwmark MARK lookup TABLE`

@@ -86,9 +86,15 @@ impl Netns {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
-                self.enter().map_err(|error| NetnsError::Enter {
-                    path: self.path.clone(),
-                    error,
+                self.enter().map_err(|error| match error.kind() {
+                    // It is a namespace of another kind.
+                    io::ErrorKind::InvalidInput => NetnsError::NotANetns {
+                        path: self.path.clone(),
+                    },
+                    _ => NetnsError::Enter {
+                        path: self.path.clone(),
+                        error,
+                    },
                 })?;
                 Ok(work())
             });
@@ -120,13 +126,7 @@ impl Netns {
     }
 
     fn enter(&self) -> io::Result<()> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            nix::errno::Errno::EINVAL => io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is a namespace of another kind",
-            ),
-            errno => errno.into(),
-        })
+        Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
     }
 }
 
@@ -141,5 +141,49 @@ impl NetnsId {
             device: metadata.dev(),
             inode: metadata.ino(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        Netns::open(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused_by_its_path() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let message = refusal(file.path());
+        assert!(message.contains("is not a network namespace"), "{message}");
+        assert!(message.contains(file.path().to_str().unwrap()), "{message}");
+        let message = refusal(Path::new("/run/netns/no-such-pod"));
+        assert!(message.contains("/run/netns/no-such-pod"), "{message}");
+        assert!(message.contains("is the pod still there?"), "{message}");
+    }
+
+    #[test]
+    fn a_namespace_is_reachable_until_its_path_leads_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pod");
+        std::os::unix::fs::symlink("/proc/self/ns/net", &path).unwrap();
+        let netns = Netns::open(&path).unwrap();
+        assert!(netns.is_reachable());
+
+        std::fs::remove_file(&path).unwrap();
+        assert!(!netns.is_reachable());
+
+        std::os::unix::fs::symlink("/proc/self/ns/mnt", &path).unwrap();
+        assert!(!netns.is_reachable());
+    }
+
+    #[test]
+    fn one_namespace_has_one_id_whatever_its_path() {
+        let by_thread = Netns::current().unwrap();
+        let by_process = Netns::open(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(by_thread.id(), by_process.id());
     }
 }

@@ -52,7 +52,8 @@ pub enum PrepareError {
     Listen(#[from] ListenError),
 }
 
-/// Prepares the calling thread's namespace; on an error everything is as it was.
+/// Prepares the calling thread's namespace; on an error everything is as it was, but that its
+/// loopback interface is up.
 pub fn prepare() -> Result<Prepared, PrepareError> {
     let netlink = Netlink::connect()?;
     let addresses = netlink.addresses()?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{HashMap, MapError, SockHash},
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup,
@@ -22,6 +22,7 @@ use super::{
     listeners,
     netns::Netns,
     pins::{Generation, LINKS, MAPS, PinError},
+    with_causes,
 };
 use crate::proxy::pod::PodListeners;
 
@@ -44,22 +45,22 @@ pub enum ProgramsError {
     #[error(
         "cannot load the kernel programs: {0}; they need Linux 6.1 or newer, CAP_BPF and CAP_NET_ADMIN"
     )]
-    Load(#[from] EbpfError),
-    #[error("the kernel refuses the program {program}: {error}; Linux 6.1 or newer is needed")]
+    Load(String),
+    #[error(
+        "the kernel refuses the program {program}: {reason}; it needs Linux 6.1 or newer; `ztun programs` shows the verifier's log"
+    )]
     Refused {
         program: &'static str,
-        error: Box<ProgramError>,
+        reason: String,
+        log: String,
     },
     #[error("cannot attach the program {program}: {reason}")]
     Attach {
         program: &'static str,
         reason: String,
     },
-    #[error("cannot fill the map {map}: {error}")]
-    Map {
-        map: &'static str,
-        error: Box<MapError>,
-    },
+    #[error("cannot fill the map {map}: {reason}")]
+    Map { map: &'static str, reason: String },
     #[error("the kernel programs have no {0}: build daemon and programs from the same source")]
     Absent(&'static str),
 }
@@ -108,7 +109,10 @@ impl Programs {
     fn load_object(&self) -> Result<PodPrograms, ProgramsError> {
         // A loader holds only settings, which a panic elsewhere can't leave half-written.
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(PodPrograms(loader.load(OBJECT)?))
+        let loaded = loader.load(OBJECT);
+        loaded
+            .map(PodPrograms)
+            .map_err(|error| ProgramsError::Load(with_causes(&error)))
     }
 }
 
@@ -132,7 +136,7 @@ impl PodPrograms {
             let path = generation.path(name);
             map.pin(&path).map_err(|error| PinError::Pin {
                 path,
-                reason: error.to_string(),
+                reason: with_causes(&error),
             })?;
         }
         // What arrives is steered before anything is sent to arrive.
@@ -141,7 +145,7 @@ impl PodPrograms {
             let path = generation.path(name);
             link.pin(&path).map_err(|error| PinError::Pin {
                 path,
-                reason: error.to_string(),
+                reason: with_causes(&error),
             })?;
         }
         Ok(())
@@ -156,9 +160,9 @@ impl PodPrograms {
             return Err(ProgramsError::TooManyAddresses(addresses.len()));
         }
         let failed = |map| {
-            move |error| ProgramsError::Map {
+            move |error: MapError| ProgramsError::Map {
                 map,
-                error: Box::new(error),
+                reason: with_causes(&error),
             }
         };
         let map = "ADDRESSES";
@@ -193,10 +197,7 @@ impl PodPrograms {
             Program::CgroupSockAddr(program) => program.load(),
             _ => return Err(ProgramsError::Absent(name)),
         }
-        .map_err(|error| ProgramsError::Refused {
-            program: name,
-            error: Box::new(error),
-        })
+        .map_err(|error| refused(name, &error))
     }
 
     fn attach_program(
@@ -219,7 +220,7 @@ impl PodPrograms {
     fn verify(&mut self, name: &'static str) -> Result<ProgramReport, ProgramsError> {
         let verdict = match self.load_program(name) {
             Ok(()) => Ok(()),
-            Err(ProgramsError::Refused { error, .. }) => Err(error.to_string()),
+            Err(ProgramsError::Refused { log, .. }) => Err(log),
             Err(other) => return Err(other),
         };
         let program = self.program(name)?;
@@ -256,19 +257,34 @@ pub enum AttachError {
     Pin(#[from] PinError),
 }
 
+fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
+    let (reason, log) = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => (io_error.to_string(), format!("{io_error}\n{verifier_log}")),
+        other => (with_causes(other), with_causes(other)),
+    };
+    ProgramsError::Refused {
+        program,
+        reason,
+        log,
+    }
+}
+
 fn attach_to_netns(program: &mut SkLookup, netns: &Netns) -> Result<FdLink, String> {
-    let reason = |error: ProgramError| error.to_string();
+    let reason = |error: ProgramError| with_causes(&error);
     let link = program.attach(netns.file()).map_err(reason)?;
     Ok(program.take_link(link).map_err(reason)?.into())
 }
 
 fn attach_to_cgroup(program: &mut CgroupSockAddr, cgroup: &Cgroup) -> Result<FdLink, String> {
-    let reason = |error: ProgramError| error.to_string();
+    let reason = |error: ProgramError| with_causes(&error);
     // Links always let others attach too; asking for it is refused.
     let link = program
         .attach(cgroup.file(), CgroupAttachMode::Single)
         .map_err(reason)?;
     let link = program.take_link(link).map_err(reason)?;
     link.try_into()
-        .map_err(|error: LinkError| error.to_string())
+        .map_err(|error: LinkError| with_causes(&error))
 }

@@ -15,6 +15,7 @@ use super::{
     netns::Netns,
     pins::{Generation, LINKS},
     prepare::{SYSCTLS, families},
+    with_causes,
 };
 
 /// Whether the kernel captures a pod.
@@ -51,7 +52,7 @@ enum Gap {
     #[error("the program {0} is not attached to the pod")]
     NotAttached(&'static str),
     #[error("the map {0} can't be read: {1}")]
-    Map(&'static str, Box<MapError>),
+    Map(&'static str, String),
     #[error("no {0:?} listener lives: its connections are refused; is the daemon serving the pod?")]
     NoListener(Listener),
     #[error("the pod's address {0} came after its enrolment: enrol it again")]
@@ -121,7 +122,7 @@ fn check_links(generation: &Generation, netns: &Netns, cgroup: &Cgroup) -> Resul
 
 fn own_addresses(generation: &Generation) -> Result<HashSet<[u8; 16]>, Gap> {
     let name = "ADDRESSES";
-    let failed = |error| Gap::Map(name, Box::new(error));
+    let failed = |error: MapError| Gap::Map(name, with_causes(&error));
     let map = MapData::from_pin(generation.path(name)).map_err(failed)?;
     HashMap::<_, [u8; 16], u8>::try_from(Map::HashMap(map))
         .map_err(failed)?
@@ -133,7 +134,7 @@ fn own_addresses(generation: &Generation) -> Result<HashSet<[u8; 16]>, Gap> {
 /// The keys of the listeners that live: the kernel takes out a listener that is closed.
 fn listener_keys(generation: &Generation) -> Result<HashSet<u32>, Gap> {
     let name = "LISTENERS";
-    let failed = |error| Gap::Map(name, Box::new(error));
+    let failed = |error: MapError| Gap::Map(name, with_causes(&error));
     let map = MapData::from_pin(generation.path(name)).map_err(failed)?;
     SockHash::<_, u32>::try_from(Map::SockHash(map))
         .map_err(failed)?
