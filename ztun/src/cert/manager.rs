@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{
     runtime::Handle,
@@ -35,7 +35,8 @@ pub struct CertificateSettings {
     pub request_timeout: Duration,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CertificateStatus {
     pub identity: Identity,
     /// `None` while the first certificate is still awaited.

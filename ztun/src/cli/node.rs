@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::{
-    config::{Config, ConfigFlags, LogFormat},
+    config::{Config, ConfigFlags, ConfigSources, LogFormat},
     node,
 };
 
@@ -19,7 +19,7 @@ pub struct NodeArgs {
 }
 
 pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.flags, |variable| std::env::var(variable).ok())?;
+    let config = Config::load(ConfigSources::of_process(args.flags))?;
     if args.check {
         print!("{}", serde_norway::to_string(&config)?);
         return Ok(ExitCode::SUCCESS);
@@ -31,9 +31,9 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
 
 fn start_logging(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log.filter)?)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log_filter)?)
         .with_writer(std::io::stderr);
-    match config.log.format {
+    match config.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }

@@ -7,7 +7,7 @@ use http::Method;
 use time::OffsetDateTime;
 
 use super::{Daemon, Output, client, table::Table};
-use crate::{node::status::NodeStatus, redirect::CaptureState};
+use crate::{node::status::NodeStatus, observe::PartyStatus, redirect::CaptureState};
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -89,23 +89,28 @@ fn certificates(status: &NodeStatus, now: OffsetDateTime) -> Table {
 }
 
 fn connections(status: &NodeStatus) -> Table {
-    let mut table = Table::new(["CONNECTION", "FROM", "TO", "SOURCE IDENTITY", "DESTINATION IDENTITY", "SECURITY"]);
+    let mut table = Table::new(["CONNECTION", "FROM", "TO", "ENCRYPTED", "BYTES OUT/IN"]);
     for connection in &status.connections {
-        let name = |identity: &Option<String>| {
-            identity.as_deref().map_or("-".to_owned(), |identity| {
-                identity.trim_start_matches("spiffe://").to_owned()
-            })
-        };
         table.row([
             connection.direction.to_string(),
-            connection.source_address.to_string(),
-            connection.destination_address.to_string(),
-            name(&connection.source_identity),
-            name(&connection.destination_identity),
+            party(&connection.source),
+            party(&connection.destination),
             connection.security.to_string(),
+            format!(
+                "{}/{}",
+                connection.bytes_to_destination, connection.bytes_to_source
+            ),
         ]);
     }
     table
+}
+
+/// The address, and the identity if one is proven.
+fn party(party: &PartyStatus) -> String {
+    match &party.identity {
+        Some(identity) => format!("{} ({identity})", party.address),
+        None => party.address.to_string(),
+    }
 }
 
 /// The two largest units: `23h59m`, `4m10s`.

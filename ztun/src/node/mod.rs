@@ -27,7 +27,7 @@ use self::{
     status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, embedded::EmbeddedCa},
+    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
     config::Config,
     mesh::Mesh,
     observe::metrics::Metrics,
@@ -46,7 +46,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 pub fn run(config: Config) -> anyhow::Result<()> {
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
-        .worker_threads(config.data_threads)
+        .worker_threads(config.data_threads.get())
         .enable_all()
         .build()
         .context("start the data runtime")?;
@@ -71,8 +71,16 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
     let mesh = Mesh::empty();
-    let ca = Arc::new(EmbeddedCa::open(&config.ca.embedded.directory, &config.trust_domain)?);
-    let certificates = Arc::new(CertificateManager::new(ca, &config));
+    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
+    let certificates = Arc::new(CertificateManager::new(
+        Arc::new(ca),
+        CertificateSettings {
+            lifetime: config.certificate_lifetime,
+            wait: config.timeouts.certificate,
+            ..CertificateSettings::new([config.trust_domain.clone()])
+        },
+        Arc::new(SystemClock),
+    ));
     let metrics = Arc::new(Metrics::new());
     let proxy = Proxy::new(
         data,
@@ -81,14 +89,18 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         ProxySettings::from(&config),
         metrics.clone(),
     );
-    let source = Arc::new(FileSource::start(&config, mesh.clone())?);
+    let source = Arc::new(FileSource::start(
+        &config.mesh_directory,
+        mesh.clone(),
+        config.translate_settings(),
+    )?);
     let pods = Arc::new(Pods::new(
         redirect,
         records,
         proxy.clone(),
         certificates.clone(),
         mesh.clone(),
-        config.timeouts.mesh_wait,
+        config.timeouts.mesh_state,
     ));
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
@@ -110,7 +122,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone()));
     let status = StatusReporter {
-        node: config.node_name.clone(),
+        node: config.node_name.to_string(),
         pods: pods.clone(),
         proxy: proxy.clone(),
         mesh,
@@ -119,7 +131,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         readiness: readiness.clone(),
     };
     let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
-    tracing::info!(node = config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
         _ = terminate.recv() => {}

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{pods::Pods, readiness::Readiness};
 use crate::{
     cert::{CertificateManager, CertificateStatus},
-    mesh::{Mesh, PodName, TunnelProtocol, WorkloadUid},
-    observe::connections::ConnectionStatus,
+    mesh::{Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
+    observe::ConnectionStatus,
     proxy::Proxy,
     redirect::CaptureState,
-    source::{Problem, file::FileSource},
+    source::{FileSource, Problem},
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl StatusReporter {
             mesh: MeshStatus {
                 workloads: snapshot.workloads().count(),
                 services: snapshot.services().count(),
-                problems: self.source.problems(),
+                problems: self.source.problems().to_vec(),
             },
             pods: self.pods().await,
             certificates: self.certificates.status(),

@@ -8,6 +8,7 @@ mod state;
 mod walk;
 
 use std::{
+    fmt,
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +20,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use notify::{RecursiveMode, Watcher};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle, time};
 use tracing::{info, warn};
 
@@ -35,12 +36,22 @@ const MAX_DEBOUNCES: usize = 20;
 const RESCAN: Duration = Duration::from_secs(10);
 
 /// Something that could not be taken as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     pub file: PathBuf,
     /// Kind, namespace and name; empty where the file as a whole is meant.
     pub object: String,
     pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file.display())?;
+        if !self.object.is_empty() {
+            write!(f, "{}: ", self.object)?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
