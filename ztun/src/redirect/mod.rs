@@ -13,6 +13,7 @@ mod netns;
 mod pins;
 mod prepare;
 mod programs;
+mod routes;
 mod sockets;
 mod state;
 mod sysctl;
