@@ -14,6 +14,7 @@ mod netns;
 mod pins;
 mod prepare;
 mod programs;
+mod routes;
 mod sockets;
 mod state;
 mod sysctl;

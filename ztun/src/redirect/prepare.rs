@@ -7,7 +7,8 @@ use ztun_common::Family;
 
 use super::{
     listeners::{self, ListenError},
-    netlink::{Added, Netlink, NetlinkError, family_of},
+    netlink::{Netlink, NetlinkError, family_of},
+    routes::{self, Added},
     sysctl::{Sysctl, SysctlError},
 };
 use crate::proxy::pod::PodListeners;
@@ -91,7 +92,7 @@ impl Changes {
 
     fn undo_with(self, netlink: &Netlink) {
         for added in self.added.into_iter().rev() {
-            if let Err(error) = netlink.remove(added) {
+            if let Err(error) = routes::remove(netlink, added) {
                 tracing::warn!(%error, "cannot undo a failed enrolment");
             }
         }
@@ -132,7 +133,7 @@ fn change(
     for family in families {
         let source = addresses.iter().find(|&&ip| family_of(ip) == family);
         if let Some(&source) = source {
-            netlink.route_marked(source, &mut changes.added)?;
+            routes::install(netlink, source, &mut changes.added)?;
         }
     }
     Ok(listeners)

@@ -15,7 +15,7 @@ use super::{
     netns::Netns,
     pins::{Generation, LINKS},
     prepare::{SYSCTLS, families},
-    with_causes,
+    routes, with_causes,
 };
 
 /// Whether the kernel captures a pod.
@@ -159,7 +159,7 @@ fn check_inside(own: &HashSet<[u8; 16]>, listening: &HashSet<u32>) -> Result<(),
                 return Err(Gap::NoListener(listener));
             }
         }
-        if let Some(missing) = netlink.missing(family)? {
+        if let Some(missing) = routes::missing(&netlink, family)? {
             return Err(Gap::Routing(missing));
         }
     }
