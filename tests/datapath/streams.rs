@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -89,8 +88,9 @@ fn single_bytes_arrive_one_by_one() {
             let to = server.at(Family::V4, PORT);
             let mut stream = mesh.pod("shop/client").connect(to).await?;
             stream.set_nodelay(true)?;
-            for byte in "every byte is answered before the next is sent".split("") {
-                assert_eq!(app::exchange(&mut stream, byte).await?, byte);
+            for byte in "every byte is answered before the next is sent".chars() {
+                let byte = byte.to_string();
+                assert_eq!(app::exchange(&mut stream, &byte).await?, byte);
             }
         }
         Ok(())

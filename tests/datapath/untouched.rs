@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use ztun_tests::{Enrolment, Family, Mesh, PodSpec, ServiceSpec, app, rogue::HBONE_PORT, scenario};
+use ztun_tests::{
+    Enrolment, Family, Mesh, PodSpec, ServiceSpec, app, rogue::HBONE_PORT, scenario, wait,
+};
 
 use crate::{PORT, SERVICE_PORT, two_nodes};
 
@@ -115,6 +117,15 @@ fn connections_that_are_open_at_enrolment_survive_it() {
         for stream in &mut old {
             assert_eq!(app::exchange(stream, "survived").await?, "survived");
         }
+        wait::until("new connections use HBONE", async || {
+            let Ok(capture) = mesh.capture() else {
+                return false;
+            };
+            let connected = connect_all(mesh).await;
+            let recording = capture.finish();
+            connected.is_ok() && recording.is_ok_and(|seen| seen.packets_of_port(HBONE_PORT) > 0)
+        })
+        .await?;
         let capture = mesh.capture()?;
         for mut stream in connect_all(mesh).await? {
             assert_eq!(app::exchange(&mut stream, "captured").await?, "captured");
