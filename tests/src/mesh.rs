@@ -89,10 +89,10 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets a top-level key of every daemon's configuration.
+    /// Sets a key of every daemon's configuration, such as `ca.embedded.directory`.
     #[must_use]
-    pub fn setting(mut self, key: &str, value: Value) -> Self {
-        self.settings.push((key.into(), value));
+    pub fn setting(mut self, path: &str, value: Value) -> Self {
+        self.settings.push((path.into(), value));
         self
     }
 
@@ -325,8 +325,9 @@ impl Mesh {
             "metricsAddress": daemon::METRICS,
             "adminAddress": daemon::ADMIN,
         });
-        for (key, value) in settings {
-            configuration[key] = value.clone();
+        for (path, value) in settings {
+            let keys = path.split('.');
+            *keys.fold(&mut configuration, |at, key| &mut at[key]) = value.clone();
         }
         configuration
     }

@@ -112,12 +112,12 @@ pub fn prefix_of(pid: u32) -> String {
 }
 
 /// The name of the network namespace of a pod of `mesh`.
-pub(crate) fn pod_namespace(mesh: &str, pod: &str) -> String {
+pub fn pod_namespace(mesh: &str, pod: &str) -> String {
     format!("{mesh}pod-{pod}")
 }
 
 /// Removes the network namespace called `name`.
-pub(crate) fn remove_named_namespace(name: &str) -> Result<()> {
+pub fn remove_named_namespace(name: &str) -> Result<()> {
     let path = Path::new(NAMESPACES).join(name);
     remove_namespace(&path).with_context(|| format!("remove {}", path.display()))
 }
