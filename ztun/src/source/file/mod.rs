@@ -87,8 +87,8 @@ impl FileSource {
             cause,
         })?;
         let status = Arc::new(Status::default());
-        status.report(&state);
         mesh.publish(state.snapshot());
+        status.report(&state);
         let snapshot = mesh.snapshot();
         info!(
             directory = %directory.display(),
@@ -210,3 +210,6 @@ async fn settle(changed: &Notify) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
