@@ -345,6 +345,12 @@ async fn a_policy_that_was_never_readable_denies_its_target_and_says_so() {
         ),
         (STRICT.replace("{mtls", "{{mtls"), true),
         (
+            STRICT
+                .replace("metadata: {name: default, ", "metadata:\n name: default\n ")
+                .replace("foo}", "foo\n\tx"),
+            true,
+        ),
+        (
             format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n{selector}"),
             false,
         ),

@@ -6,7 +6,7 @@ mod metadata;
 pub mod networking;
 pub mod security;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -176,31 +176,39 @@ pub fn items(value: &mut Value) -> Option<Vec<Value>> {
     }
 }
 
-/// What stands in for a document that isn't even YAML, if it looks like a policy of a kind that
-/// restricts: its lines tell the kind and, hopefully, the namespace.
+/// What stands in for a text that isn't even YAML, if a policy that restricts is in it.
+///
+/// It is for the one namespace that the text names, or else for the whole mesh.
 pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<Object> {
-    let field = |name: &str| {
-        let mut values = text.lines().filter_map(|line| {
-            let value = line.trim_start().strip_prefix(name)?.strip_prefix(':')?;
-            Some(value.trim().trim_matches(['"', '\'']))
-        });
-        values.find(|value| !value.is_empty())
-    };
-    let kind = field("kind")?;
-    if !matches!(kind, "PeerAuthentication" | "AuthorizationPolicy") {
-        return None;
-    }
-    let namespace = field("namespace").filter(|namespace| *namespace != root_namespace);
+    let kind = scan(text, "kind")
+        .find(|kind| matches!(&**kind, "PeerAuthentication" | "AuthorizationPolicy"))?;
+    let namespaces: BTreeSet<String> = scan(text, "namespace").collect();
+    let named = namespaces.first().filter(|_| namespaces.len() == 1);
     let target = Target {
-        namespace: namespace.map(Arc::from),
+        namespace: named
+            .filter(|namespace| *namespace != root_namespace)
+            .map(|namespace| namespace.as_str().into()),
         selector: Selector::default(),
     };
-    let name = field("name").unwrap_or("(unknown name)");
-    let policy = format!(
-        "{kind} {}/{name}",
-        namespace.unwrap_or("(unknown namespace)")
-    );
+    let namespace = named.map_or("(unknown namespace)", String::as_str);
+    let name = scan(text, "name").next();
+    let name = name.as_deref().unwrap_or("(unknown name)");
+    let policy = format!("{kind} {namespace}/{name}");
     Some(Object::Unreadable(unreadable(&policy, message, target)))
+}
+
+/// The plain values that follow `field:`, in block or flow style, whatever else is wrong.
+fn scan<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = String> + 'a {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let entries = lines.flat_map(|line| line.split(['{', '}', ',']));
+    entries.filter_map(move |entry| {
+        let (key, value) = entry.split_once(':')?;
+        let plain = |text: &str| text.trim_matches([' ', '\t', '-', '"', '\'']).to_owned();
+        let value = plain(value.split(" #").next()?);
+        (plain(key) == field && !value.is_empty()).then_some(value)
+    })
 }
 
 impl<'a> Header<'a> {

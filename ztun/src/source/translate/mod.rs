@@ -244,3 +244,6 @@ impl Translator {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests;
