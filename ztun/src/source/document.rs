@@ -210,7 +210,8 @@ mod tests {
         for level in 1..9 {
             let previous = level - 1;
             let ten = vec![format!("*a{previous}"); 10].join(", ");
-            text += &format!("a{level}: &a{level} [{ten}]\n");
+            let line = format!("a{level}: &a{level} [{ten}]\n");
+            text.push_str(&line);
         }
         assert!(whole(&text).is_err());
         let long = format!(

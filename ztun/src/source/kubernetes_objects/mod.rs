@@ -5,16 +5,21 @@ pub mod discovery;
 mod metadata;
 pub mod networking;
 pub mod security;
+mod stand_in;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use self::metadata::{Labels, Metadata};
+use self::stand_in::unreadable;
+pub use self::{
+    metadata::{Labels, Metadata},
+    stand_in::stand_in_for_text,
+};
 use crate::mesh::{
     Denial, Identity, TrustDomain,
-    policy::{FailClosed, PeerAuthentication, Selector, Target},
+    policy::{FailClosed, PeerAuthentication, Selector},
 };
 
 /// The kinds that are kept.
@@ -139,15 +144,16 @@ pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> 
         ("", "Namespace") => Kind::Namespace,
         ("", "Pod") => Kind::Pod,
         ("", "Service") => Kind::Service,
-        ("", "ServiceAccount") => return Ok(Read::NotNeeded),
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
         ("networking.istio.io", "ServiceEntry") => Kind::ServiceEntry,
         // Whatever the group says: a typo there must not make a policy disappear.
         (_, "PeerAuthentication") => Kind::PeerAuthentication,
         (_, "AuthorizationPolicy") => Kind::AuthorizationPolicy,
-        // Requests are not looked into: it restricts nothing at this layer.
-        ("security.istio.io", "RequestAuthentication") => return Ok(Read::NotNeeded),
+        // Pods name their service accounts themselves; requests are not looked into at this layer.
+        ("", "ServiceAccount") | ("security.istio.io", "RequestAuthentication") => {
+            return Ok(Read::NotNeeded);
+        }
         ("security.istio.io", _) => {
             let message = format!(
                 "`{}` is not a kind of security.istio.io: use PeerAuthentication or AuthorizationPolicy",
@@ -174,41 +180,6 @@ pub fn items(value: &mut Value) -> Option<Vec<Value>> {
         Value::Array(items) if is_list => Some(std::mem::take(items)),
         _ => None,
     }
-}
-
-/// What stands in for a text that isn't even YAML, if a policy that restricts is in it.
-///
-/// It is for the one namespace that the text names, or else for the whole mesh.
-pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<Object> {
-    let kind = scan(text, "kind")
-        .find(|kind| matches!(&**kind, "PeerAuthentication" | "AuthorizationPolicy"))?;
-    let namespaces: BTreeSet<String> = scan(text, "namespace").collect();
-    let named = namespaces.first().filter(|_| namespaces.len() == 1);
-    let target = Target {
-        namespace: named
-            .filter(|namespace| *namespace != root_namespace)
-            .map(|namespace| namespace.as_str().into()),
-        selector: Selector::default(),
-    };
-    let namespace = named.map_or("(unknown namespace)", String::as_str);
-    let name = scan(text, "name").next();
-    let name = name.as_deref().unwrap_or("(unknown name)");
-    let policy = format!("{kind} {namespace}/{name}");
-    Some(Object::Unreadable(unreadable(&policy, message, target)))
-}
-
-/// The plain values that follow `field:`, in block or flow style, whatever else is wrong.
-fn scan<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = String> + 'a {
-    let lines = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'));
-    let entries = lines.flat_map(|line| line.split(['{', '}', ',']));
-    entries.filter_map(move |entry| {
-        let (key, value) = entry.split_once(':')?;
-        let plain = |text: &str| text.trim_matches([' ', '\t', '-', '"', '\'']).to_owned();
-        let value = plain(value.split(" #").next()?);
-        (plain(key) == field && !value.is_empty()).then_some(value)
-    })
 }
 
 impl<'a> Header<'a> {
@@ -333,17 +304,6 @@ impl<'a> Header<'a> {
             message,
             stand_in,
         }
-    }
-}
-
-fn unreadable(policy: &str, message: &str, target: Target) -> FailClosed {
-    FailClosed {
-        target,
-        denial: Denial {
-            policy: policy.into(),
-            reason: format!("it can't be read, so nobody may enter what it is for ({message})")
-                .into(),
-        },
     }
 }
 

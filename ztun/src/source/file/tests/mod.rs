@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod policies;
+
 use std::{fs, net::IpAddr, os::unix::fs::symlink};
 
 use tempfile::TempDir;
@@ -10,20 +12,13 @@ use crate::mesh::{
     workload::{NetworkMode, TunnelProtocol},
 };
 
-const STRICT: &str = "
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: foo}
-spec: {mtls: {mode: STRICT}}
-";
-
-struct Directory {
+struct MeshDirectory {
     directory: TempDir,
     mesh: Arc<Mesh>,
     source: FileSource,
 }
 
-impl Directory {
+impl MeshDirectory {
     fn start(files: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -124,7 +119,7 @@ fn pod_of(namespace: &str, name: &str, address: &str) -> String {
     )
 }
 
-fn address_holder(directory: &Directory, address: &str) -> Option<String> {
+fn address_holder(directory: &MeshDirectory, address: &str) -> Option<String> {
     let address: IpAddr = address.parse().unwrap();
     let snapshot = directory.mesh.snapshot();
     Some(snapshot.workload_by_address(address)?.pod.to_string())
@@ -133,7 +128,7 @@ fn address_holder(directory: &Directory, address: &str) -> Option<String> {
 #[tokio::test]
 async fn the_directory_is_in_the_mesh_when_start_returns() {
     let text = pod("a", "10.0.0.1") + &pod("b", "fd00::2");
-    let directory = Directory::start(&[("pods.yaml", &text)]);
+    let directory = MeshDirectory::start(&[("pods.yaml", &text)]);
     assert!(directory.mesh.synced());
     assert_eq!(
         address_holder(&directory, "fd00::2").as_deref(),
@@ -175,7 +170,8 @@ async fn lists_json_and_subdirectories_are_read_and_other_files_are_not() {
 #[tokio::test]
 async fn a_broken_document_leaves_the_others_in_force() {
     let text = pod("a", "10.0.0.1") + "---\nkind: [\n" + &pod("b", "10.0.0.2");
-    let directory = Directory::start(&[("pods.yaml", &text), ("more.yaml", &pod("c", "10.0.0.3"))]);
+    let directory =
+        MeshDirectory::start(&[("pods.yaml", &text), ("more.yaml", &pod("c", "10.0.0.3"))]);
     assert!(directory.has("a") && directory.has("b") && directory.has("c"));
     directory.assert_reports("", "no earlier version is known");
     assert_eq!(directory.source.rejected(), 1);
@@ -184,7 +180,7 @@ async fn a_broken_document_leaves_the_others_in_force() {
 #[tokio::test]
 async fn a_wrong_field_is_named_with_file_and_object() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: foo}\nstatus: {podIPs: [{ip: 10.0.0.300}]}\n";
-    let directory = Directory::start(&[("pods.yaml", text)]);
+    let directory = MeshDirectory::start(&[("pods.yaml", text)]);
     assert!(!directory.has("a"));
     directory.assert_reports(
         "Pod foo/a",
@@ -197,7 +193,7 @@ async fn a_wrong_field_is_named_with_file_and_object() {
 
 #[tokio::test]
 async fn an_object_that_is_broken_later_keeps_its_last_good_version() {
-    let directory = Directory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
+    let directory = MeshDirectory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
     directory.write("a.yaml", &(pod("a", "10.0.0.999") + &pod("b", "10.0.0.2")));
     directory.becomes("b is read", |it| it.has("b")).await;
     assert_eq!(
@@ -224,7 +220,7 @@ async fn unknown_kinds_are_told_once_each_and_ignored() {
     let deployment =
         |name| format!("---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\n");
     let text = deployment("x") + &deployment("y") + &pod("a", "10.0.0.1");
-    let directory = Directory::start(&[("a.yaml", &text), ("b.yaml", &deployment("z"))]);
+    let directory = MeshDirectory::start(&[("a.yaml", &text), ("b.yaml", &deployment("z"))]);
     assert!(directory.has("a"));
     assert_eq!(directory.source.problems().len(), 1);
     directory.assert_reports("apps/v1 Deployment", "ignored");
@@ -240,7 +236,7 @@ async fn two_pods_with_one_address_are_both_named_and_the_newest_holds_it() {
         )
     };
     let text = aged("new", 2026) + &aged("old", 2025) + &pod("other", "10.0.0.2");
-    let directory = Directory::start(&[("pods.yaml", &text)]);
+    let directory = MeshDirectory::start(&[("pods.yaml", &text)]);
     assert_eq!(
         address_holder(&directory, "10.0.0.1").as_deref(),
         Some("foo/new")
@@ -255,7 +251,7 @@ async fn two_pods_with_one_address_are_both_named_and_the_newest_holds_it() {
 #[tokio::test]
 async fn a_pod_that_has_ended_does_not_hold_its_address() {
     let ended = pod("ended", "10.0.0.1").replace("Running", "Succeeded");
-    let directory = Directory::start(&[("pods.yaml", &(ended + &pod("a", "10.0.0.1")))]);
+    let directory = MeshDirectory::start(&[("pods.yaml", &(ended + &pod("a", "10.0.0.1")))]);
     assert_eq!(
         address_holder(&directory, "10.0.0.1").as_deref(),
         Some("foo/a")
@@ -265,7 +261,7 @@ async fn a_pod_that_has_ended_does_not_hold_its_address() {
 
 #[tokio::test]
 async fn a_pod_without_an_address_is_known_and_reachable_once_it_has_one() {
-    let directory = Directory::start(&[("a.yaml", &pod("a", ""))]);
+    let directory = MeshDirectory::start(&[("a.yaml", &pod("a", ""))]);
     assert!(directory.has("a"));
     directory.write("a.yaml", &pod("a", "10.0.0.1"));
     directory
@@ -293,7 +289,7 @@ async fn enrolment_follows_the_pods_label_then_the_namespaces_and_never_a_host_n
             "metadata: {",
             "metadata: {annotations: {ambient.istio.io/redirection: enabled}, ",
         );
-    let directory = Directory::start(&[("a.yaml", &text)]);
+    let directory = MeshDirectory::start(&[("a.yaml", &text)]);
     let snapshot = directory.mesh.snapshot();
     for (namespace, name, protocol) in [
         ("foo", "by-namespace", TunnelProtocol::Hbone),
@@ -314,97 +310,8 @@ async fn enrolment_follows_the_pods_label_then_the_namespaces_and_never_a_host_n
 }
 
 #[tokio::test]
-async fn a_policy_with_a_typo_keeps_its_last_good_version() {
-    let directory = Directory::start(&[("p.yaml", STRICT), ("a.yaml", &pod("a", "10.0.0.1"))]);
-    assert!(
-        directory
-            .denial("a")
-            .unwrap()
-            .contains("PeerAuthentication foo/default")
-    );
-    directory.write("p.yaml", &STRICT.replace("mtls:", "mtl:"));
-    directory
-        .becomes("the typo is reported", |it| {
-            it.reports("PeerAuthentication foo/default", "last good")
-        })
-        .await;
-    directory.assert_reports("PeerAuthentication foo/default", "unknown field `mtl`");
-    assert!(directory.denial("a").unwrap().contains("mode STRICT"));
-}
-
-#[tokio::test]
-async fn a_policy_that_was_never_readable_denies_its_target_and_says_so() {
-    let selector = "metadata: {name: p, namespace: foo}\nspec: {selector: {matchLabels: {app: a}}, mtls: {mode: STRCT}}\n";
-    for (broken, b_is_denied) in [
-        (STRICT.replace("STRICT", "STRCT"), true),
-        (STRICT.replace("v1", "v7"), true),
-        (STRICT.replace("security.istio", "securty.istio"), true),
-        (
-            STRICT.replace("kind: PeerAuthentication", "kind: PeerAuthentcation"),
-            true,
-        ),
-        (STRICT.replace("{mtls", "{{mtls"), true),
-        (
-            STRICT
-                .replace("metadata: {name: default, ", "metadata:\n name: default\n ")
-                .replace("foo}", "foo\n\tx"),
-            true,
-        ),
-        (
-            format!("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n{selector}"),
-            false,
-        ),
-    ] {
-        let pods = pod("a", "10.0.0.1") + &pod("b", "10.0.0.2") + &pod_of("bar", "c", "10.0.0.3");
-        let directory = Directory::start(&[("p.yaml", &broken), ("pods.yaml", &pods)]);
-        let denial_of_a = directory.denial("a").expect(&broken);
-        assert!(denial_of_a.contains("can't be read"), "{denial_of_a}");
-        assert_eq!(directory.denial("b").is_some(), b_is_denied, "{broken}");
-        assert_eq!(
-            denial(&directory.mesh.snapshot(), "bar", "c"),
-            None,
-            "{broken}"
-        );
-
-        directory.write("p.yaml", &STRICT.replace("STRICT", "PERMISSIVE"));
-        directory
-            .becomes("it is repaired", |it| it.denial("a").is_none())
-            .await;
-    }
-}
-
-#[tokio::test]
-async fn an_authorization_policy_denies_its_target_until_it_is_supported() {
-    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: foo}\nspec: {selector: {matchLabels: {app: a}}, action: ALLOW, rules: [{}]}\n";
-    let pods = pod("a", "10.0.0.1") + &pod("b", "10.0.0.2");
-    let directory = Directory::start(&[("p.yaml", policy), ("pods.yaml", &pods)]);
-    assert!(
-        directory
-            .denial("a")
-            .unwrap()
-            .contains("AuthorizationPolicy foo/p")
-    );
-    assert_eq!(directory.denial("b"), None);
-    directory.assert_reports(
-        "AuthorizationPolicy foo/p",
-        "does not support AuthorizationPolicy",
-    );
-
-    directory.write(
-        "p.yaml",
-        &policy.replace("namespace: foo", "namespace: istio-system"),
-    );
-    directory
-        .becomes("the root namespace's covers the mesh", |it| {
-            it.denial("a")
-                .is_some_and(|denial| denial.contains("istio-system/p"))
-        })
-        .await;
-}
-
-#[tokio::test]
 async fn a_deleted_file_takes_its_objects_along() {
-    let directory = Directory::start(&[
+    let directory = MeshDirectory::start(&[
         ("a.yaml", &pod("a", "10.0.0.1")),
         ("b.yaml", &pod("b", "10.0.0.2")),
     ]);
@@ -415,7 +322,7 @@ async fn a_deleted_file_takes_its_objects_along() {
 
 #[tokio::test]
 async fn the_first_file_s_version_of_an_object_counts_until_it_is_gone() {
-    let directory = Directory::start(&[
+    let directory = MeshDirectory::start(&[
         ("1.yaml", &pod("a", "10.0.0.1")),
         ("2.yaml", &pod("a", "10.0.0.2")),
     ]);
@@ -434,7 +341,7 @@ async fn the_first_file_s_version_of_an_object_counts_until_it_is_gone() {
 
 #[tokio::test]
 async fn a_file_renamed_into_place_is_read() {
-    let directory = Directory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
+    let directory = MeshDirectory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
     directory.write("a.yaml.tmp", &pod("b", "10.0.0.2"));
     fs::rename(directory.path("a.yaml.tmp"), directory.path("a.yaml")).unwrap();
     directory
@@ -454,7 +361,7 @@ async fn a_config_map_s_swap_is_followed() {
     symlink("..data/pods.yaml", path("pods.yaml")).unwrap();
     let mesh = Mesh::empty();
     let source = FileSource::start(directory.path(), Arc::clone(&mesh), settings()).unwrap();
-    let directory = Directory {
+    let directory = MeshDirectory {
         directory,
         mesh,
         source,
@@ -482,7 +389,7 @@ async fn a_directory_that_vanishes_leaves_its_last_state_in_force() {
 
 #[tokio::test]
 async fn an_oversized_or_binary_file_is_refused_without_harm() {
-    let directory = Directory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
+    let directory = MeshDirectory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
     fs::write(directory.path("binary.yaml"), [0xff, 0xfe, 0x00]).unwrap();
     let sparse = fs::File::create(directory.path("huge.yaml")).unwrap();
     sparse.set_len((64 << 20) + 1).unwrap();
