@@ -198,3 +198,32 @@ fn durations_have_a_unit_and_are_not_nothing() {
         assert!(value::duration(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn flags_are_parsed_from_a_command_line() {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        flags: ConfigFlags,
+    }
+    let arguments = [
+        "ztun",
+        "--node-name",
+        "n",
+        "--set",
+        "sameNode=tunnel",
+        "--set",
+        "dataThreads=2",
+    ];
+    let parsed: CommandLine = clap::Parser::parse_from(arguments);
+    let config = Config::load(ConfigSources {
+        flags: parsed.flags,
+        ..sources()
+    })
+    .unwrap();
+    assert_eq!(
+        (&*config.node_name, config.same_node),
+        ("n", SameNode::Tunnel)
+    );
+    assert_eq!(config.data_threads.get(), 2);
+}

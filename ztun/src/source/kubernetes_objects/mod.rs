@@ -125,18 +125,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-impl Object {
-    /// Whether it is a policy that denies in the name of `key`.
-    pub fn names(&self, key: &ObjectKey) -> bool {
-        match self {
-            Self::AuthorizationPolicy(policy) | Self::Unreadable(policy) => {
-                *policy.denial.policy == *key.to_string()
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Reads one object; lists are the caller's to take apart ([`items`]).
 pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> {
     let header = Header::of(value);

@@ -99,3 +99,59 @@ async fn an_authorization_policy_denies_its_target_until_it_is_supported() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn modes_and_port_exceptions_are_read_as_users_write_them() {
+    let strict_except_80 = "
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: a, namespace: foo}
+spec:
+  selector: {matchLabels: {app: a}}
+  mtls: {mode: STRICT}
+  portLevelMtls:
+    80: {mode: DISABLE}
+";
+    for (policy, denied) in [
+        (STRICT.to_owned(), true),
+        (STRICT.replace("STRICT", "DISABLE"), false),
+        (STRICT.replace("STRICT", "PERMISSIVE"), false),
+        (STRICT.replace("STRICT", "UNSET"), false),
+        (strict_except_80.to_owned(), false),
+        (strict_except_80.replace("80:", "81:"), true),
+    ] {
+        let directory =
+            MeshDirectory::start(&[("p.yaml", &policy), ("pods.yaml", &pod("a", "10.0.0.1"))]);
+        assert_eq!(*directory.source.problems(), [], "{policy}");
+        assert_eq!(directory.denial("a").is_some(), denied, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_broken_later_keeps_its_policies_and_closes_nothing_else() {
+    let item = |text: String| {
+        "- ".to_owned()
+            + text
+                .trim()
+                .trim_start_matches("---\n")
+                .replace('\n', "\n  ")
+                .trim()
+    };
+    let items = [
+        item(pod("a", "10.0.0.1")),
+        item(pod_of("bar", "c", "10.0.0.3")),
+        item(STRICT.to_owned()),
+    ];
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n{}\n", items.join("\n"));
+    let directory = MeshDirectory::start(&[("all.yaml", &list)]);
+    directory.write("all.yaml", &(list + "  broken: [\n"));
+    directory
+        .becomes("it is reported", |it| it.reports("", "stays in force"))
+        .await;
+    assert!(
+        directory
+            .denial("a")
+            .is_some_and(|denial| denial.contains("mode STRICT"))
+    );
+    assert_eq!(denial(&directory.mesh.snapshot(), "bar", "c"), None);
+}
