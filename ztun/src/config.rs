@@ -241,3 +241,6 @@ impl Limits {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

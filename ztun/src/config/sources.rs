@@ -48,7 +48,7 @@ pub struct ConfigFlags {
     /// Log format: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Log filter, such as info,ztun::proxy=debug [default: info]
+    /// Log filter, such as `info,ztun::proxy=debug` [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log_filter: Option<String>,
     /// Any other setting, such as timeouts.tcpConnect=5s; may be repeated

@@ -117,7 +117,7 @@ pub(super) mod duration {
     ) -> Result<S::Ok, S::Error> {
         let milliseconds = duration.as_millis();
         let mut largest_first = UNITS.iter().rev();
-        let unit = largest_first.find(|(_, unit)| milliseconds % u128::from(*unit) == 0);
+        let unit = largest_first.find(|(_, unit)| milliseconds.is_multiple_of(u128::from(*unit)));
         let (name, unit) = unit.unwrap_or(&UNITS[0]);
         serializer.collect_str(&format_args!("{}{name}", milliseconds / u128::from(*unit)))
     }

@@ -117,6 +117,14 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(Value::Null)
     }
 
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(Bounded(self.0))? {
@@ -141,5 +149,101 @@ impl<'de> Visitor<'de> for Bounded<'_> {
             map.insert(key, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn values(text: &str) -> Vec<Value> {
+        let documents = split(text)
+            .into_iter()
+            .map(|document| parse_yaml(document).unwrap());
+        documents.filter(|value| !value.is_null()).collect()
+    }
+
+    fn whole(text: &str) -> Result<Value, String> {
+        parse_yaml(Document { line: 1, text })
+    }
+
+    #[test]
+    fn a_file_holds_several_documents() {
+        for text in [
+            "a: 1\n---\nb: 2\n",
+            "---\na: 1\n---\nb: 2",
+            "# comment\n---\na: 1\n--- # next\nb: 2\n---\n",
+            "---\r\na: 1\r\n---\r\nb: 2\r\n",
+        ] {
+            assert_eq!(values(text), [json!({"a": 1}), json!({"b": 2})], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn dashes_within_a_value_do_not_end_a_document() {
+        let text = "a: |\n  ---\n  x\nb: ----\n";
+        assert_eq!(values(text), [json!({"a": "---\nx\n", "b": "----"})]);
+    }
+
+    #[test]
+    fn an_error_names_the_line_in_the_file() {
+        let text = "a: 1\n---\nb: 1\nc: [\n";
+        let error = parse_yaml(split(text)[1]).unwrap_err();
+        assert!(
+            error.contains("line 4") || error.contains("line 5"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_field_given_twice_is_an_error() {
+        let error = whole("mode: STRICT\nmode: PERMISSIVE\n").unwrap_err();
+        assert!(error.contains("`mode` is there twice"), "{error}");
+    }
+
+    #[test]
+    fn aliases_that_multiply_are_refused() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..9 {
+            let previous = level - 1;
+            let ten = vec![format!("*a{previous}"); 10].join(", ");
+            let line = format!("a{level}: &a{level} [{ten}]\n");
+            text.push_str(&line);
+        }
+        assert!(whole(&text).is_err());
+        let long = format!(
+            "a: &a \"{}\"\nb: [{}]\n",
+            "x".repeat(5000),
+            ["*a"; 50].join(", ")
+        );
+        let error = whole(&long).unwrap_err();
+        assert!(error.contains("aliases expand"), "{error}");
+    }
+
+    #[test]
+    fn a_plain_alias_is_read() {
+        assert_eq!(
+            whole("a: &x {k: v}\nb: *x\n"),
+            Ok(json!({"a": {"k": "v"}, "b": {"k": "v"}}))
+        );
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        assert!(whole(&"[".repeat(100_000)).is_err());
+        assert!(whole(&("[".repeat(5000) + &"]".repeat(5000))).is_err());
+        assert!(parse_json(&("[".repeat(5000) + &"]".repeat(5000))).is_err());
+    }
+
+    #[test]
+    fn json_is_one_value_and_nothing_after_it() {
+        assert_eq!(
+            parse_json("{\"a\":\t[1, null]}\n"),
+            Ok(json!({"a": [1, null]}))
+        );
+        assert!(parse_json("{} {}").is_err());
     }
 }

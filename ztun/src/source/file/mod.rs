@@ -98,8 +98,8 @@ impl FileSource {
             cause,
         })?;
         let status = Arc::new(Status::default());
-        status.report(&state);
         mesh.publish(state.snapshot());
+        status.report(&state);
         let snapshot = mesh.snapshot();
         info!(
             directory = %directory.display(),
@@ -221,3 +221,6 @@ async fn settle(changed: &Notify) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,10 +111,13 @@ impl Reading<'_> {
             format!("not readable, what the file held before stays in force: {error}")
         };
         self.problem(String::new(), message);
-        let stand_in =
-            objects::stand_in_for_text(document.text, error, self.context.root_namespace);
-        if let Some(stand_in) = stand_in
-            && !self.previous.keys().any(|key| stand_in.names(key))
+        // Policies that the file held stay in force; otherwise one may be among what can't be read.
+        let holds_policy = |(key, object): (&ObjectKey, &Arc<Object>)| {
+            key.kind.is_policy() && !matches!(**object, Object::Unreadable(_))
+        };
+        if !self.previous.iter().any(holds_policy)
+            && let Some(stand_in) =
+                objects::stand_in_for_text(document.text, error, self.context.root_namespace)
         {
             let key = self.nameless(document.line);
             self.contents.objects.insert(key, Arc::new(stand_in));

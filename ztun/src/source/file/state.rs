@@ -149,12 +149,11 @@ impl DirectoryState {
             let file = self.files.get(path)?;
             file.contents.objects.get(key).cloned()
         });
-        match object {
-            Some(object) => self.translator.insert(key.clone(), object),
-            None => {
-                self.holders.remove(key);
-                self.translator.remove(key);
-            }
+        if let Some(object) = object {
+            self.translator.insert(key.clone(), object);
+        } else {
+            self.holders.remove(key);
+            self.translator.remove(key);
         }
     }
 

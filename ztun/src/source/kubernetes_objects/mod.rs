@@ -5,16 +5,21 @@ pub mod discovery;
 mod metadata;
 pub mod networking;
 pub mod security;
+mod stand_in;
 
 use std::{fmt, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use self::metadata::{Labels, Metadata};
+use self::stand_in::unreadable;
+pub use self::{
+    metadata::{Labels, Metadata},
+    stand_in::stand_in_for_text,
+};
 use crate::mesh::{
     Denial, Identity, TrustDomain,
-    policy::{FailClosed, PeerAuthentication, Selector, Target},
+    policy::{FailClosed, PeerAuthentication, Selector},
 };
 
 /// The kinds that are kept.
@@ -120,18 +125,6 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-impl Object {
-    /// Whether it is a policy that denies in the name of `key`.
-    pub fn names(&self, key: &ObjectKey) -> bool {
-        match self {
-            Self::AuthorizationPolicy(policy) | Self::Unreadable(policy) => {
-                *policy.denial.policy == *key.to_string()
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Reads one object; lists are the caller's to take apart ([`items`]).
 pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> {
     let header = Header::of(value);
@@ -139,15 +132,16 @@ pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> 
         ("", "Namespace") => Kind::Namespace,
         ("", "Pod") => Kind::Pod,
         ("", "Service") => Kind::Service,
-        ("", "ServiceAccount") => return Ok(Read::NotNeeded),
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         ("networking.istio.io", "WorkloadEntry") => Kind::WorkloadEntry,
         ("networking.istio.io", "ServiceEntry") => Kind::ServiceEntry,
         // Whatever the group says: a typo there must not make a policy disappear.
         (_, "PeerAuthentication") => Kind::PeerAuthentication,
         (_, "AuthorizationPolicy") => Kind::AuthorizationPolicy,
-        // Requests are not looked into: it restricts nothing at this layer.
-        ("security.istio.io", "RequestAuthentication") => return Ok(Read::NotNeeded),
+        // Pods name their service accounts themselves; requests are not looked into at this layer.
+        ("", "ServiceAccount") | ("security.istio.io", "RequestAuthentication") => {
+            return Ok(Read::NotNeeded);
+        }
         ("security.istio.io", _) => {
             let message = format!(
                 "`{}` is not a kind of security.istio.io: use PeerAuthentication or AuthorizationPolicy",
@@ -174,33 +168,6 @@ pub fn items(value: &mut Value) -> Option<Vec<Value>> {
         Value::Array(items) if is_list => Some(std::mem::take(items)),
         _ => None,
     }
-}
-
-/// What stands in for a document that isn't even YAML, if it looks like a policy of a kind that
-/// restricts: its lines tell the kind and, hopefully, the namespace.
-pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<Object> {
-    let field = |name: &str| {
-        let mut values = text.lines().filter_map(|line| {
-            let value = line.trim_start().strip_prefix(name)?.strip_prefix(':')?;
-            Some(value.trim().trim_matches(['"', '\'']))
-        });
-        values.find(|value| !value.is_empty())
-    };
-    let kind = field("kind")?;
-    if !matches!(kind, "PeerAuthentication" | "AuthorizationPolicy") {
-        return None;
-    }
-    let namespace = field("namespace").filter(|namespace| *namespace != root_namespace);
-    let target = Target {
-        namespace: namespace.map(Arc::from),
-        selector: Selector::default(),
-    };
-    let name = field("name").unwrap_or("(unknown name)");
-    let policy = format!(
-        "{kind} {}/{name}",
-        namespace.unwrap_or("(unknown namespace)")
-    );
-    Some(Object::Unreadable(unreadable(&policy, message, target)))
 }
 
 impl<'a> Header<'a> {
@@ -325,17 +292,6 @@ impl<'a> Header<'a> {
             message,
             stand_in,
         }
-    }
-}
-
-fn unreadable(policy: &str, message: &str, target: Target) -> FailClosed {
-    FailClosed {
-        target,
-        denial: Denial {
-            policy: policy.into(),
-            reason: format!("it can't be read, so nobody may enter what it is for ({message})")
-                .into(),
-        },
     }
 }
 

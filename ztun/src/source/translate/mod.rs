@@ -175,7 +175,7 @@ impl Translator {
             match &**object {
                 Object::PeerAuthentication(policy) => peer_authentications.push(policy.clone()),
                 Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-                    fail_closed.push(policy.clone())
+                    fail_closed.push(policy.clone());
                 }
                 _ => {}
             }
@@ -244,3 +244,6 @@ impl Translator {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests;
