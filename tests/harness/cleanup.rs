@@ -64,7 +64,7 @@ fn be_killed() {
     topology(two_nodes(), async |mesh| {
         let program = mesh.pod("shop/client").command("sleep")?.arg("600").spawn();
         println!("mesh {}", mesh.name());
-        thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_mins(1));
         drop(program);
         Ok(())
     });

@@ -1,4 +1,4 @@
-//! nginx, Redis and MariaDB, each driven by its real client from another node.
+//! nginx, Redis and `MariaDB`, each driven by its real client from another node.
 
 use anyhow::Result;
 use ztun_tests::{

@@ -236,6 +236,8 @@ fn dropped_packets(socket: &Socket) -> io::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn tcp_frame(payload: &[u8]) -> Vec<u8> {

@@ -35,7 +35,7 @@ pub const ADMIN: SocketAddr = loopback(15000);
 /// A daemon has this long to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A daemon has this long to drain.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_mins(1);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Daemon {

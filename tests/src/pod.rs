@@ -218,7 +218,7 @@ impl Pod {
         UdpSocket::from_std(socket.into())
     }
 
-    /// A socket that sends and receives ICMP messages (of ICMPv6 for an IPv6 address), connected to `to`.
+    /// A socket that sends and receives ICMP messages (of `ICMPv6` for an IPv6 address), connected to `to`.
     pub fn icmp(&self, to: IpAddr) -> io::Result<UdpSocket> {
         let (domain, protocol) = match to {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),

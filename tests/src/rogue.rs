@@ -26,7 +26,7 @@ use crate::{pod::Pod, wait::PATIENCE};
 
 pub const HBONE_PORT: u16 = 15008;
 /// Longer than any handshake may take.
-const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 
 /// A certificate for a test's client.
 #[derive(Clone, Debug)]
@@ -59,8 +59,8 @@ impl Claims {
     /// The same, but expired for an hour.
     #[must_use]
     pub fn expired(mut self) -> Self {
-        self.not_before = OffsetDateTime::now_utc() - Duration::from_secs(7200);
-        self.not_after = OffsetDateTime::now_utc() - Duration::from_secs(3600);
+        self.not_before = OffsetDateTime::now_utc() - Duration::from_hours(2);
+        self.not_after = OffsetDateTime::now_utc() - Duration::from_hours(1);
         self
     }
 
@@ -68,8 +68,8 @@ impl Claims {
         let now = OffsetDateTime::now_utc();
         Self {
             names,
-            not_before: now - Duration::from_secs(60),
-            not_after: now + Duration::from_secs(3600),
+            not_before: now - Duration::from_mins(1),
+            not_after: now + Duration::from_hours(1),
         }
     }
 }

@@ -52,7 +52,7 @@ impl Server {
         Self::start(command, directory, pod, REDIS_PORT).await
     }
 
-    /// MariaDB on port 3306 of both families, with the database `test`, open to everybody.
+    /// `MariaDB` on port 3306 of both families, with the database `test`, open to everybody.
     pub async fn mariadb(mesh: &Mesh, pod: &Pod) -> Result<Self> {
         let directory = directory_of(mesh, pod, "mariadb")?;
         let data = directory.join("data");
@@ -76,7 +76,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("start {:?}", command.as_std().get_program()))?;
+            .with_context(|| format!("start the server on port {port}"))?;
         let mut server = Self { process, directory };
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut exited = false;
