@@ -56,10 +56,9 @@ pub fn call<T: DeserializeOwned>(
                     socket: socket.to_owned(),
                     source,
                 })?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| broken(error.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(error.to_string()))?;
         let body = serde_json::to_vec(body).map_err(|error| broken(error.to_string()))?;
         let request = Request::builder()
             .method(method)

@@ -6,7 +6,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -198,11 +198,9 @@ fn check(environment: Environment<'_>, config: &NetworkConfig) -> Result<String,
     let pod = status.pods.iter().find(|known| known.pod == attachment.pod);
     match (pod.map(|pod| &pod.capture), config.when.0) {
         (Some(CaptureState::Captured), _) | (None, EnrolWhen::InMesh) => Ok(String::new()),
-        (Some(CaptureState::NotCaptured { why }), _) => Err(failure(
-            code::NOT_CAPTURED,
-            "the pod is not captured",
-            why,
-        )),
+        (Some(CaptureState::NotCaptured { why }), _) => {
+            Err(failure(code::NOT_CAPTURED, "the pod is not captured", why))
+        }
         (None, EnrolWhen::Always) => Err(failure(
             code::NOT_CAPTURED,
             "the pod is not captured",
@@ -212,13 +210,8 @@ fn check(environment: Environment<'_>, config: &NetworkConfig) -> Result<String,
 }
 
 fn status(config: &NetworkConfig) -> Result<NodeStatus, CniError> {
-    client::call(&config.socket, Method::GET, "/v1/status", &()).map_err(|error| {
-        failure(
-            code::UNAVAILABLE,
-            "the daemon is not available",
-            error,
-        )
-    })
+    client::call(&config.socket, Method::GET, "/v1/status", &())
+        .map_err(|error| failure(code::UNAVAILABLE, "the daemon is not available", error))
 }
 
 fn attachment(environment: Environment<'_>) -> Result<Attachment, CniError> {
@@ -346,7 +339,8 @@ mod tests {
 
     #[test]
     fn add_without_a_previous_result_is_a_configuration_error() {
-        let error = answer(&environment(POD), r#"{"cniVersion":"1.0.0","type":"ztun"}"#).unwrap_err();
+        let error =
+            answer(&environment(POD), r#"{"cniVersion":"1.0.0","type":"ztun"}"#).unwrap_err();
         assert_eq!((error.code, error.cni_version.as_str()), (7, "1.0.0"));
         assert!(error.details.contains("chained"), "{error:?}");
     }
@@ -364,7 +358,10 @@ mod tests {
             "runtimeConfig":{"cgroupPath":"/kubepods/pod1"}}"#;
         let error = answer(&environment(POD), input).unwrap_err();
         assert_eq!(error.code, 11);
-        assert!(error.details.contains("/nonexistent/ztun.sock"), "{error:?}");
+        assert!(
+            error.details.contains("/nonexistent/ztun.sock"),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -59,7 +59,8 @@ enum Output {
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     // A container runtime calls the plugin by its name, with no arguments.
-    let called_as_plugin = std::env::args().count() == 1 && std::env::var_os("CNI_COMMAND").is_some();
+    let called_as_plugin =
+        std::env::args().count() == 1 && std::env::var_os("CNI_COMMAND").is_some();
     let command = if called_as_plugin {
         Command::Cni
     } else {

@@ -7,7 +7,10 @@ use crate::redirect::verify_all;
 pub fn run() -> anyhow::Result<ExitCode> {
     let reports = verify_all()?;
     let mut code = ExitCode::SUCCESS;
-    println!("{:<12} {:<20} {:>12}  VERDICT", "PROGRAM", "TYPE", "INSTRUCTIONS");
+    println!(
+        "{:<12} {:<20} {:>12}  VERDICT",
+        "PROGRAM", "TYPE", "INSTRUCTIONS"
+    );
     for report in &reports {
         let verdict = match &report.verdict {
             Ok(()) => "verified",

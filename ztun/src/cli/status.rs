@@ -34,7 +34,11 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
         missing => format!("NOT READY: {}", missing.join("; ")),
     };
     // Writing to a string can't fail.
-    let _ = writeln!(text, "node {}  ztun {}  {state}", status.node, status.version);
+    let _ = writeln!(
+        text,
+        "node {}  ztun {}  {state}",
+        status.node, status.version
+    );
     let _ = writeln!(
         text,
         "mesh: {} workloads, {} services",
@@ -64,7 +68,9 @@ fn pods(status: &NodeStatus) -> Table {
         table.row([
             pod.pod.to_string(),
             addresses.join(","),
-            pod.identity.clone().unwrap_or_else(|| "unknown".to_owned()),
+            pod.identity
+                .as_ref()
+                .map_or("unknown".to_owned(), ToString::to_string),
             capture,
         ]);
     }
@@ -72,7 +78,13 @@ fn pods(status: &NodeStatus) -> Table {
 }
 
 fn certificates(status: &NodeStatus, now: OffsetDateTime) -> Table {
-    let mut table = Table::new(["CERTIFICATE", "SERIAL", "EXPIRES IN", "ROTATES IN", "PROBLEM"]);
+    let mut table = Table::new([
+        "CERTIFICATE",
+        "SERIAL",
+        "EXPIRES IN",
+        "ROTATES IN",
+        "PROBLEM",
+    ]);
     let left = |moment: Option<OffsetDateTime>| {
         moment.map_or_else(|| "-".to_owned(), |moment| duration(moment - now))
     };

@@ -15,6 +15,7 @@ use std::{
 
 use ::http::StatusCode;
 use anyhow::Context as _;
+use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -28,10 +29,10 @@ use self::{
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
-    config::Config,
+    config::{self, Config, Timeouts},
     mesh::Mesh,
-    observe::metrics::Metrics,
-    proxy::{Proxy, ProxySettings},
+    observe::Metrics,
+    proxy::{self, Proxy, ProxySettings},
     redirect::Redirect,
     source::file::FileSource,
 };
@@ -81,14 +82,18 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         },
         Arc::new(SystemClock),
     ));
-    let metrics = Arc::new(Metrics::new());
-    let proxy = Proxy::new(
-        data,
-        mesh.clone(),
-        certificates.clone(),
-        ProxySettings::from(&config),
-        metrics.clone(),
-    );
+    let metrics = Metrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let proxy = {
+        let _on_the_data_runtime = data.enter();
+        Proxy::new(
+            mesh.clone(),
+            certificates.clone(),
+            proxy_settings(&config),
+            metrics,
+        )
+    };
     let source = Arc::new(FileSource::start(
         &config.mesh_directory,
         mesh.clone(),
@@ -98,7 +103,6 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         redirect,
         records,
         proxy.clone(),
-        certificates.clone(),
         mesh.clone(),
         config.timeouts.mesh_state,
     ));
@@ -114,9 +118,8 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     ));
     tokio::task::spawn_local(http::serve(
         metrics_listener,
-        Arc::new(metrics_handler(metrics)),
+        Arc::new(metrics_handler(registry)),
     ));
-    tokio::task::spawn_local(follow_mesh(mesh.clone(), pods.clone()));
 
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
@@ -139,7 +142,11 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     }
     readiness.draining.store(true, Ordering::Relaxed);
     let deadline = config.timeouts.drain;
-    tracing::info!(?deadline, connections = proxy.connections().len(), "draining");
+    tracing::info!(
+        ?deadline,
+        connections = proxy.connections().len(),
+        "draining"
+    );
     tokio::select! {
         () = proxy.drain(deadline) => {}
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
@@ -148,17 +155,6 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     api.abort();
     tracing::info!("ended; enrolled pods stay closed until the next start");
     Ok(())
-}
-
-async fn follow_mesh(mesh: Arc<Mesh>, pods: Arc<Pods>) {
-    let mut versions = mesh.versions();
-    loop {
-        versions.mark_unchanged();
-        pods.follow_identities();
-        if versions.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn sweep(pods: Arc<Pods>) {
@@ -182,9 +178,43 @@ fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<(Stat
     }
 }
 
-fn metrics_handler(metrics: Arc<Metrics>) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<(StatusCode, String)> {
     move |path| {
-        matches!(path, "/metrics" | "/stats/prometheus")
-            .then(|| (StatusCode::OK, metrics.encode()))
+        matches!(path, "/metrics" | "/stats/prometheus").then(|| {
+            let mut text = String::new();
+            match prometheus_client::encoding::text::encode(&mut text, &registry) {
+                Ok(()) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
+        })
+    }
+}
+
+fn proxy_settings(config: &Config) -> ProxySettings {
+    let Timeouts {
+        tcp_connect,
+        tls_handshake,
+        http2_handshake,
+        connect_response,
+        certificate,
+        mesh_state,
+        drain: _,
+    } = config.timeouts;
+    ProxySettings {
+        timeouts: proxy::Timeouts {
+            mesh_wait: mesh_state,
+            certificate_wait: certificate,
+            tcp_connect,
+            tls_handshake,
+            http2_handshake,
+            connect_response,
+        },
+        same_node: match config.same_node {
+            config::SameNode::Direct => proxy::SameNode::Direct,
+            config::SameNode::Tunnel => proxy::SameNode::Tunnel,
+        },
+        pending_handshakes: config.limits.pending_handshakes.get(),
+        streams_per_connection: config.limits.streams_per_connection.get(),
+        ..ProxySettings::default()
     }
 }

@@ -11,8 +11,7 @@ use tokio::time::timeout;
 
 use super::records::{RecordError, Records};
 use crate::{
-    cert::CertificateManager,
-    mesh::{Identity, Mesh, PodName, Workload, workload::TunnelProtocol},
+    mesh::{Mesh, PodName, workload::TunnelProtocol},
     proxy::{ProxiedPod, Proxy},
     redirect::{CaptureState, CapturedPod, EnrolError, PinError, PodNetns, PodSandbox, Redirect},
 };
@@ -23,7 +22,6 @@ pub struct Pods {
     redirect: Arc<Redirect>,
     records: Records,
     proxy: Arc<Proxy>,
-    certificates: Arc<CertificateManager>,
     mesh: Arc<Mesh>,
     /// How long an enrolment waits for the mesh to know its pod.
     mesh_wait: Duration,
@@ -37,8 +35,6 @@ pub struct Enrolled {
     pub sandbox: PodSandbox,
     pub addresses: Vec<IpAddr>,
     pub netns: Arc<PodNetns>,
-    /// Whose certificate is kept for it; `None` until the mesh knows the pod.
-    pub identity: Option<Identity>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +68,6 @@ impl Pods {
         redirect: Arc<Redirect>,
         records: Records,
         proxy: Arc<Proxy>,
-        certificates: Arc<CertificateManager>,
         mesh: Arc<Mesh>,
         mesh_wait: Duration,
     ) -> Self {
@@ -80,7 +75,6 @@ impl Pods {
             redirect,
             records,
             proxy,
-            certificates,
             mesh,
             mesh_wait,
             enrolled: Mutex::default(),
@@ -132,11 +126,7 @@ impl Pods {
     }
 
     /// Lets go of the pod; `false` if it isn't enrolled, or is with another sandbox than the given.
-    pub async fn release(
-        &self,
-        pod: &PodName,
-        sandbox_id: Option<&str>,
-    ) -> Result<bool, PodError> {
+    pub async fn release(&self, pod: &PodName, sandbox_id: Option<&str>) -> Result<bool, PodError> {
         let _one_at_a_time = self.change.lock().await;
         let Some(entry) = self.enrolled().get(pod).cloned() else {
             return Ok(false);
@@ -153,9 +143,6 @@ impl Pods {
                 source,
             })?;
         self.enrolled().remove(pod);
-        if let Some(identity) = &entry.identity {
-            self.certificates.release(identity);
-        }
         self.forget_record(pod);
         tracing::info!(%pod, "released");
         Ok(true)
@@ -189,27 +176,6 @@ impl Pods {
                 "network namespace is gone without an unenrol: releasing the pod");
             if let Err(error) = self.release(pod, Some(&entry.sandbox.sandbox_id)).await {
                 tracing::error!(%error, "release failed; it is tried again");
-            }
-        }
-    }
-
-    /// Keeps a certificate for exactly the identities that the mesh gives to enrolled pods.
-    pub fn follow_identities(&self) {
-        let snapshot = self.mesh.snapshot();
-        for entry in self.enrolled().values_mut() {
-            let identity = snapshot
-                .workload_by_pod(&entry.sandbox.pod)
-                .map(|workload: &Arc<Workload>| workload.identity.clone());
-            // A pod that the mesh forgets keeps its certificate until it is released: sources may
-            // drop a pod before its processes end.
-            if identity.is_none() || identity == entry.identity {
-                continue;
-            }
-            if let Some(identity) = &identity {
-                self.certificates.retain(identity);
-            }
-            if let Some(previous) = std::mem::replace(&mut entry.identity, identity) {
-                self.certificates.release(&previous);
             }
         }
     }
@@ -267,19 +233,14 @@ impl Pods {
                 pod: pod.clone(),
                 source,
             })?;
-        let previous = self.enrolled().insert(
+        self.enrolled().insert(
             pod.clone(),
             Enrolled {
                 sandbox,
                 addresses: addresses.clone(),
                 netns: sockets,
-                identity: None,
             },
         );
-        self.follow_identities();
-        if let Some(identity) = previous.and_then(|previous| previous.identity) {
-            self.certificates.release(&identity);
-        }
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
     }

@@ -42,20 +42,30 @@ impl Readiness {
         if !self.restored.load(Ordering::Relaxed) {
             missing.push("pods of the previous run are not taken over yet".to_owned());
         }
-        for entry in self.pods.list() {
-            if entry.identity.is_none() {
-                missing.push(format!(
-                    "{}: the mesh state doesn't know this enrolled pod",
-                    entry.sandbox.pod
-                ));
-            }
-        }
+        let snapshot = self.mesh.snapshot();
+        let certificates = self.certificates.status();
         let now = OffsetDateTime::now_utc();
-        for certificate in self.certificates.status() {
-            let valid = certificate.not_after.is_some_and(|end| end > now);
+        for entry in self.pods.list() {
+            let pod = &entry.sandbox.pod;
+            let Some(workload) = snapshot.workload_by_pod(pod) else {
+                missing.push(format!(
+                    "{pod}: the mesh state doesn't know this enrolled pod"
+                ));
+                continue;
+            };
+            let kept = certificates
+                .iter()
+                .find(|certificate| certificate.identity == workload.identity);
+            let valid = kept
+                .and_then(|kept| kept.not_after)
+                .is_some_and(|end| end > now);
             if !valid {
-                let cause = certificate.error.as_deref().unwrap_or("not issued yet");
-                missing.push(format!("certificate of {}: {cause}", certificate.identity));
+                let cause = kept.and_then(|kept| kept.error.as_deref());
+                missing.push(format!(
+                    "{pod}: no valid certificate of {}: {}",
+                    workload.identity,
+                    cause.unwrap_or("not issued yet")
+                ));
             }
         }
         missing

@@ -17,7 +17,9 @@ pub struct Records {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the enrolment record {path}: {source}; check that the state directory is writable by root and has space")]
+#[error(
+    "cannot {action} the enrolment record {path}: {source}; check that the state directory is writable by root and has space"
+)]
 pub struct RecordError {
     action: &'static str,
     path: PathBuf,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{pods::Pods, readiness::Readiness};
 use crate::{
     cert::{CertificateManager, CertificateStatus},
-    mesh::{Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
+    mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
     observe::ConnectionStatus,
     proxy::Proxy,
     redirect::CaptureState,
@@ -44,7 +44,7 @@ pub struct PodStatus {
     pub capture: CaptureState,
     /// `None` while the mesh doesn't know the pod.
     pub workload: Option<WorkloadUid>,
-    pub identity: Option<String>,
+    pub identity: Option<Identity>,
 }
 
 /// Puts a report together from the parts that know.
@@ -95,14 +95,15 @@ impl StatusReporter {
                             why: "released while this report was made".to_owned(),
                         }),
                     workload: workload.map(|workload| workload.uid.clone()),
-                    identity: entry.identity.map(|identity| identity.to_string()),
+                    identity: workload.map(|workload| workload.identity.clone()),
                     addresses: entry.addresses,
                     pod,
                 }
             })
             .collect();
         for workload in snapshot.workloads() {
-            let here = *workload.node == *self.node && workload.tunnel_protocol == TunnelProtocol::Hbone;
+            let here =
+                *workload.node == *self.node && workload.tunnel_protocol == TunnelProtocol::Hbone;
             if here && !pods.iter().any(|known| known.pod == workload.pod) {
                 pods.push(PodStatus {
                     pod: workload.pod.clone(),
@@ -112,7 +113,7 @@ impl StatusReporter {
                             .to_owned(),
                     },
                     workload: Some(workload.uid.clone()),
-                    identity: Some(workload.identity.to_string()),
+                    identity: Some(workload.identity.clone()),
                 });
             }
         }

@@ -9,7 +9,9 @@ use std::{
 pub enum HierarchyError {
     #[error("cannot read /proc/self/mountinfo: {0}")]
     Mountinfo(io::Error),
-    #[error("cgroup v2 is not mounted; mount it (`mount -t cgroup2 none DIRECTORY`) or boot with systemd.unified_cgroup_hierarchy=1")]
+    #[error(
+        "cgroup v2 is not mounted; mount it (`mount -t cgroup2 none DIRECTORY`) or boot with systemd.unified_cgroup_hierarchy=1"
+    )]
     NotMounted,
 }
 
@@ -77,8 +79,14 @@ mod tests {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       32 31 0:29 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw\n";
-        assert_eq!(root_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(root_in("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(
+            root_in(hybrid).unwrap(),
+            Path::new("/sys/fs/cgroup/unified")
+        );
+        assert_eq!(
+            root_in("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"),
+            None
+        );
     }
 
     #[test]
@@ -89,8 +97,14 @@ mod tests {
         for path in [systemd, cgroupfs] {
             fs::create_dir_all(root.path().join(path)).unwrap();
         }
-        assert_eq!(of_pod(root.path(), "1a-2b").unwrap(), root.path().join(systemd));
-        assert_eq!(of_pod(root.path(), "3c-4d").unwrap(), root.path().join(cgroupfs));
+        assert_eq!(
+            of_pod(root.path(), "1a-2b").unwrap(),
+            root.path().join(systemd)
+        );
+        assert_eq!(
+            of_pod(root.path(), "3c-4d").unwrap(),
+            root.path().join(cgroupfs)
+        );
         assert_eq!(of_pod(root.path(), "5e-6f"), None);
         assert_eq!(of_pod(root.path(), ""), None);
     }

@@ -8,8 +8,8 @@ mod state;
 mod walk;
 
 use std::{
-    fmt,
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc,
