@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     capture::Capture,
     cgroup::{self, Cgroup},
-    cni::{self, CniCommand},
+    cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
@@ -33,6 +33,7 @@ pub struct MeshBuilder {
     services: Vec<ServiceSpec>,
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
+    pub(crate) programs: Vec<String>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -89,10 +90,17 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets a key of every daemon's configuration, such as `ca.embedded.directory`.
+    /// Sets a key of every daemon's configuration, such as `timeouts.drain`.
     #[must_use]
     pub fn setting(mut self, path: &str, value: Value) -> Self {
         self.settings.push((path.into(), value));
+        self
+    }
+
+    /// Names a program that the test starts: where it is not installed, the test can't run.
+    #[must_use]
+    pub fn needs(mut self, program: &str) -> Self {
+        self.programs.push(program.into());
         self
     }
 
@@ -132,7 +140,7 @@ impl MeshBuilder {
         try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
         for pod in &mesh.pods {
             if pod.spec.enrolment == Enrolment::Enrolled {
-                mesh.add_to_daemon(pod).await?;
+                mesh.add_to_daemon(pod, When::InMesh).await?;
             }
         }
         Ok(mesh)
@@ -222,8 +230,9 @@ impl Mesh {
         let pod = self.pod(path);
         let mut spec = pod.spec.clone();
         spec.enrolment = Enrolment::Enrolled;
-        self.add_to_daemon(pod).await?;
-        self.apply(&manifest_of(pod, &spec))
+        self.apply(&manifest_of(pod, &spec))?;
+        // The daemon may not have read the mesh directory yet.
+        self.add_to_daemon(pod, When::Always).await
     }
 
     /// Takes a pod out of the mesh, but leaves it running.
@@ -241,13 +250,23 @@ impl Mesh {
         manifest_of(pod, &pod.spec)
     }
 
-    /// Calls the CNI plugin for a pod, with the socket of its node's daemon.
+    /// Calls the CNI plugin for a pod, whatever the mesh directory says of it.
     pub async fn cni(&self, command: CniCommand, pod: &Pod) -> Result<Option<Value>> {
-        cni::call(command, pod, &self.node_of(pod).socket()).await
+        self.cni_when(command, When::Always, pod).await
     }
 
-    async fn add_to_daemon(&self, pod: &Pod) -> Result<()> {
-        self.cni(CniCommand::Add, pod).await?;
+    /// Calls the CNI plugin for a pod, with the socket of its node's daemon.
+    pub async fn cni_when(
+        &self,
+        command: CniCommand,
+        when: When,
+        pod: &Pod,
+    ) -> Result<Option<Value>> {
+        cni::call(command, when, pod, &self.node_of(pod).socket()).await
+    }
+
+    async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
+        self.cni_when(CniCommand::Add, when, pod).await?;
         pod.enrolled.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -316,14 +335,15 @@ impl Mesh {
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
-            "source": { "file": { "directory": self.directory.path() } },
-            "ca": { "embedded": { "directory": ca_directory(files) } },
+            "meshDirectory": self.directory.path(),
+            "caDirectory": ca_directory(files),
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
             "bpfDirectory": pins,
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "adminAddress": daemon::ADMIN,
+            "logFilter": "info,ztun=debug",
         });
         for (path, value) in settings {
             let keys = path.split('.');
