@@ -1,7 +1,7 @@
 //! A mesh: nodes, a fabric between them, pods, services, and the directory that describes them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -21,8 +21,9 @@ use crate::{
     namespace::Netns,
     netlink::Netlink,
     node::{Node, POD_BRIDGE, without_address_detection},
-    pod::{Enrolment, Family, Pod, PodSpec},
+    pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
+    service::Service,
 };
 
 /// A mesh that is to be.
@@ -46,13 +47,6 @@ pub struct Mesh {
     fabric: Fabric,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
-}
-
-/// A service of the mesh and its virtual addresses.
-pub struct Service {
-    pub spec: ServiceSpec,
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
 }
 
 struct Owned(String);
@@ -362,27 +356,6 @@ impl Mesh {
         let path = run::files(&self.name).join("scratch").join(name);
         std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(path)
-    }
-}
-
-impl Service {
-    fn new((number, spec): (u16, ServiceSpec)) -> Self {
-        let [high, low] = number.to_be_bytes();
-        Self {
-            spec,
-            v4: Ipv4Addr::new(10, 96, high, low),
-            v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number),
-        }
-    }
-
-    /// `namespace/name`.
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.spec.namespace, self.spec.name)
-    }
-
-    /// Where a client reaches `port` of the service.
-    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
-        SocketAddr::new(family.address(self.v4, self.v6), port)
     }
 }
 
