@@ -35,7 +35,7 @@ fn a_killed_run_is_cleaned_up_by_the_next() {
         return be_killed();
     }
     if let Err(reason) = scenario::can_build_networks() {
-        return scenario::skip("cleanup::a_killed_run_is_cleaned_up_by_the_next", reason);
+        return scenario::skip("cleanup::a_killed_run_is_cleaned_up_by_the_next", &reason);
     }
     let killed = kill_a_run().unwrap();
     assert!(!run::owned(&killed).is_empty(), "the test kills nothing");

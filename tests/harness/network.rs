@@ -60,7 +60,7 @@ fn a_capture_between_the_nodes_sees_nothing_of_what_stays_on_a_node() {
 
 #[test]
 fn programs_in_a_pod_have_its_addresses_and_its_cgroup() {
-    topology(two_nodes(), async |mesh| {
+    topology(two_nodes().needs("curl"), async |mesh| {
         let (client, far) = (mesh.pod("shop/client"), mesh.pod("shop/far"));
         let _who = far.who_am_i(8080)?;
         let output = client

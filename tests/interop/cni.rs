@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use ztun_tests::{
     Enrolment, Mesh, MeshBuilder, PodSpec,
-    cni::{CniCommand, previous_result},
+    cni::{CniCommand, When, previous_result},
     daemon, scenario,
 };
 
@@ -59,6 +59,17 @@ fn del_of_an_unknown_pod_succeeds() {
         let pod = mesh.pod("shop/pod");
         assert_eq!(mesh.cni(CniCommand::Del, pod).await?, None);
         assert_eq!(mesh.cni(CniCommand::Del, pod).await?, None);
+        Ok(())
+    });
+}
+
+#[test]
+fn add_of_a_pod_outside_the_mesh_succeeds_without_capturing_it() {
+    scenario(one_pod(), async |mesh| {
+        let pod = mesh.pod("shop/pod");
+        let result = mesh.cni_when(CniCommand::Add, When::InMesh, pod).await?;
+        assert_eq!(result, Some(previous_result(pod)));
+        assert!(mesh.cni(CniCommand::Check, pod).await.is_err());
         Ok(())
     });
 }

@@ -22,7 +22,7 @@ fn every_hosted_identity_has_a_certificate_and_no_other() {
 
 #[test]
 fn certificates_rotate_under_traffic_without_an_error() {
-    let mesh = shop_and_outsider().setting("ca.embedded.certificateLifetime", json!("20s"));
+    let mesh = shop_and_outsider().setting("certificateLifetime", json!("20s"));
     scenario(mesh, async |mesh| {
         let server = mesh.pod("shop/server");
         let _echo = server.echo(PORT)?;

@@ -21,7 +21,8 @@ fn server(port: u16) -> MeshBuilder {
 
 #[test]
 fn nginx_serves_curl() {
-    scenario(server(NGINX_PORT), async |mesh| {
+    let mesh = server(NGINX_PORT).needs("nginx").needs("curl");
+    scenario(mesh, async |mesh| {
         let large = MARKER.repeat(1 << 20);
         let files = [("small", MARKER.as_bytes()), ("large", large.as_bytes())];
         let _nginx = Server::nginx(mesh, mesh.pod("shop/server"), &files).await?;
@@ -47,7 +48,8 @@ fn nginx_serves_curl() {
 
 #[test]
 fn redis_serves_its_own_client() {
-    scenario(server(REDIS_PORT), async |mesh| {
+    let mesh = server(REDIS_PORT).needs("redis-server").needs("redis-cli");
+    scenario(mesh, async |mesh| {
         let _redis = Server::redis(mesh, mesh.pod("shop/server")).await?;
         let pod = mesh.pod("shop/client");
         let capture = mesh.capture()?;
@@ -69,7 +71,8 @@ fn redis_serves_its_own_client() {
 
 #[test]
 fn mariadb_serves_its_own_client() {
-    scenario(server(MARIADB_PORT), async |mesh| {
+    let mesh = server(MARIADB_PORT).needs("mariadbd").needs("mariadb");
+    scenario(mesh, async |mesh| {
         let _mariadb = Server::mariadb(mesh, mesh.pod("shop/server")).await?;
         let pod = mesh.pod("shop/client");
         let capture = mesh.capture()?;

@@ -3,12 +3,12 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -22,14 +22,16 @@ use crate::{pod::Pod, wait};
 pub struct App {
     peers: Arc<Mutex<Vec<SocketAddr>>>,
     accept: JoinHandle<()>,
+    listener: Socket,
 }
 
 impl App {
-    pub(crate) fn start<F, Served>(listener: TcpListener, handle: Arc<F>) -> Self
+    pub(crate) fn start<F, Served>(listener: TcpListener, handle: Arc<F>) -> io::Result<Self>
     where
         F: Fn(TcpStream, SocketAddr) -> Served + Send + Sync + 'static,
         Served: Future<Output = io::Result<()>> + Send + 'static,
     {
+        let closed_on_drop = SockRef::from(&listener).try_clone()?;
         let peers = Arc::<Mutex<Vec<SocketAddr>>>::default();
         let seen = Arc::clone(&peers);
         let accept = tokio::spawn(async move {
@@ -40,7 +42,11 @@ impl App {
                 tokio::spawn(handle(stream, peer));
             }
         });
-        Self { peers, accept }
+        Ok(Self {
+            peers,
+            accept,
+            listener: closed_on_drop,
+        })
     }
 
     /// The clients so far, in the order in which they were accepted; IPv4 ones as IPv4.
@@ -52,6 +58,9 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.accept.abort();
+        // The task goes in its own time; the port is free, and refuses connections, at once.
+        let closed = self.listener.shutdown(Shutdown::Both);
+        debug_assert!(closed.is_ok(), "close a listener: {closed:?}");
     }
 }
 

@@ -15,6 +15,14 @@ pub enum CniCommand {
     Check,
 }
 
+/// Which pods the plugin captures, as its network configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Those that the mesh directory has in the mesh: the plugin's own default.
+    InMesh,
+    Always,
+}
+
 impl CniCommand {
     fn name(self) -> &'static str {
         match self {
@@ -26,8 +34,13 @@ impl CniCommand {
 }
 
 /// Runs `ztun cni` for `pod`; answers what it printed, which is nothing for DEL and CHECK.
-pub async fn call(command: CniCommand, pod: &Pod, socket: &Path) -> Result<Option<Value>> {
-    let configuration = json!({
+pub async fn call(
+    command: CniCommand,
+    when: When,
+    pod: &Pod,
+    socket: &Path,
+) -> Result<Option<Value>> {
+    let mut configuration = json!({
         "cniVersion": "1.1.0",
         "name": "harness",
         "type": "ztun",
@@ -35,6 +48,9 @@ pub async fn call(command: CniCommand, pod: &Pod, socket: &Path) -> Result<Optio
         "runtimeConfig": { "cgroupPath": pod.cgroup.path_in_hierarchy()? },
         "prevResult": previous_result(pod),
     });
+    if when == When::Always {
+        configuration["when"] = json!("always");
+    }
     let arguments = format!(
         "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={};K8S_POD_INFRA_CONTAINER_ID={}",
         pod.spec.namespace,
@@ -81,9 +97,7 @@ async fn run(mut plugin: Command, configuration: &Value) -> Result<Option<Value>
         .spawn()
         .context("start the plugin")?;
     let mut input = process.stdin.take().context("no standard input")?;
-    input
-        .write_all(configuration.to_string().as_bytes())
-        .await?;
+    let written = input.write_all(configuration.to_string().as_bytes()).await;
     drop(input);
     let output = process.wait_with_output().await?;
     let printed = String::from_utf8_lossy(&output.stdout);
@@ -91,6 +105,7 @@ async fn run(mut plugin: Command, configuration: &Value) -> Result<Option<Value>
         let log = String::from_utf8_lossy(&output.stderr);
         bail!("{}: {} {}", output.status, printed.trim(), log.trim());
     }
+    written.context("the plugin did not read its configuration")?;
     if printed.trim().is_empty() {
         return Ok(None);
     }

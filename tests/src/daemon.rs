@@ -72,9 +72,6 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
-        if env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info,ztun=debug");
-        }
         confine(&mut command, netns, cgroup)?;
         let process = Command::from(command)
             .kill_on_drop(true)

@@ -31,6 +31,7 @@ pub mod rogue;
 pub mod run;
 pub mod scenario;
 pub mod servers;
+pub mod service;
 pub mod sockets;
 pub mod wait;
 
@@ -40,3 +41,4 @@ pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
 pub use pod::{Enrolment, Family, Pod, PodSpec};
 pub use scenario::{scenario, topology};
+pub use service::Service;

@@ -1,7 +1,7 @@
 //! A mesh: nodes, a fabric between them, pods, services, and the directory that describes them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -14,15 +14,16 @@ use serde_json::{Value, json};
 use crate::{
     capture::Capture,
     cgroup::{self, Cgroup},
-    cni::{self, CniCommand},
+    cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
     node::{Node, POD_BRIDGE, without_address_detection},
-    pod::{Enrolment, Family, Pod, PodSpec},
+    pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
+    service::Service,
 };
 
 /// A mesh that is to be.
@@ -33,6 +34,7 @@ pub struct MeshBuilder {
     services: Vec<ServiceSpec>,
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
+    pub(crate) programs: Vec<String>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -45,13 +47,6 @@ pub struct Mesh {
     fabric: Fabric,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
-}
-
-/// A service of the mesh and its virtual addresses.
-pub struct Service {
-    pub spec: ServiceSpec,
-    pub v4: Ipv4Addr,
-    pub v6: Ipv6Addr,
 }
 
 struct Owned(String);
@@ -89,10 +84,17 @@ impl MeshBuilder {
         self
     }
 
-    /// Sets a key of every daemon's configuration, such as `ca.embedded.directory`.
+    /// Sets a key of every daemon's configuration, such as `timeouts.drain`.
     #[must_use]
     pub fn setting(mut self, path: &str, value: Value) -> Self {
         self.settings.push((path.into(), value));
+        self
+    }
+
+    /// Names a program that the test starts: where it is not installed, the test can't run.
+    #[must_use]
+    pub fn needs(mut self, program: &str) -> Self {
+        self.programs.push(program.into());
         self
     }
 
@@ -132,7 +134,7 @@ impl MeshBuilder {
         try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
         for pod in &mesh.pods {
             if pod.spec.enrolment == Enrolment::Enrolled {
-                mesh.add_to_daemon(pod).await?;
+                mesh.add_to_daemon(pod, When::InMesh).await?;
             }
         }
         Ok(mesh)
@@ -222,8 +224,9 @@ impl Mesh {
         let pod = self.pod(path);
         let mut spec = pod.spec.clone();
         spec.enrolment = Enrolment::Enrolled;
-        self.add_to_daemon(pod).await?;
-        self.apply(&manifest_of(pod, &spec))
+        self.apply(&manifest_of(pod, &spec))?;
+        // The daemon may not have read the mesh directory yet.
+        self.add_to_daemon(pod, When::Always).await
     }
 
     /// Takes a pod out of the mesh, but leaves it running.
@@ -241,13 +244,23 @@ impl Mesh {
         manifest_of(pod, &pod.spec)
     }
 
-    /// Calls the CNI plugin for a pod, with the socket of its node's daemon.
+    /// Calls the CNI plugin for a pod, whatever the mesh directory says of it.
     pub async fn cni(&self, command: CniCommand, pod: &Pod) -> Result<Option<Value>> {
-        cni::call(command, pod, &self.node_of(pod).socket()).await
+        self.cni_when(command, When::Always, pod).await
     }
 
-    async fn add_to_daemon(&self, pod: &Pod) -> Result<()> {
-        self.cni(CniCommand::Add, pod).await?;
+    /// Calls the CNI plugin for a pod, with the socket of its node's daemon.
+    pub async fn cni_when(
+        &self,
+        command: CniCommand,
+        when: When,
+        pod: &Pod,
+    ) -> Result<Option<Value>> {
+        cni::call(command, when, pod, &self.node_of(pod).socket()).await
+    }
+
+    async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
+        self.cni_when(CniCommand::Add, when, pod).await?;
         pod.enrolled.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -316,14 +329,15 @@ impl Mesh {
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
-            "source": { "file": { "directory": self.directory.path() } },
-            "ca": { "embedded": { "directory": ca_directory(files) } },
+            "meshDirectory": self.directory.path(),
+            "caDirectory": ca_directory(files),
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
             "bpfDirectory": pins,
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "adminAddress": daemon::ADMIN,
+            "logFilter": "info,ztun=debug",
         });
         for (path, value) in settings {
             let keys = path.split('.');
@@ -342,27 +356,6 @@ impl Mesh {
         let path = run::files(&self.name).join("scratch").join(name);
         std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(path)
-    }
-}
-
-impl Service {
-    fn new((number, spec): (u16, ServiceSpec)) -> Self {
-        let [high, low] = number.to_be_bytes();
-        Self {
-            spec,
-            v4: Ipv4Addr::new(10, 96, high, low),
-            v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number),
-        }
-    }
-
-    /// `namespace/name`.
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.spec.namespace, self.spec.name)
-    }
-
-    /// Where a client reaches `port` of the service.
-    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
-        SocketAddr::new(family.address(self.v4, self.v6), port)
     }
 }
 

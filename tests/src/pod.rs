@@ -236,7 +236,7 @@ impl Pod {
         F: Fn(TcpStream, SocketAddr) -> Served + Send + Sync + 'static,
         Served: Future<Output = io::Result<()>> + Send + 'static,
     {
-        Ok(App::start(self.listen(port)?, Arc::new(handle)))
+        App::start(self.listen(port)?, Arc::new(handle))
     }
 
     /// A program in the pod, with nothing on its standard input, that is killed when it is dropped.

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use tokio::{runtime, time::timeout};
 
 use crate::{
-    daemon,
+    cgroup, daemon,
     mesh::{Mesh, MeshBuilder},
 };
 
@@ -25,7 +25,8 @@ pub fn scenario<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    run(can_run_daemons(), any::type_name::<F>(), async || {
+    let able = can_run_daemons().and_then(|()| are_installed(&mesh.programs));
+    run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.start().await.context("start the mesh")?;
         judge(test(&mut mesh).await, mesh);
         Ok(())
@@ -41,7 +42,8 @@ pub fn topology<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    run(can_build_networks(), any::type_name::<F>(), async || {
+    let able = can_build_networks().and_then(|()| are_installed(&mesh.programs));
+    run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.build().await.context("build the network")?;
         judge(test(&mut mesh).await, mesh);
         Ok(())
@@ -63,32 +65,40 @@ pub fn skip(test: &str, reason: &str) {
 }
 
 /// Says why tests that need a network of their own can't run here.
-pub fn can_build_networks() -> Result<(), &'static str> {
+pub fn can_build_networks() -> Result<(), String> {
     if !geteuid().is_root() {
-        return Err("needs root, for network namespaces and cgroups");
+        return Err("needs root, for network namespaces and cgroups".into());
     }
-    let is_linux_with_cgroup2 = crate::cgroup::root().is_ok();
-    is_linux_with_cgroup2
-        .then_some(())
-        .ok_or("needs a mounted cgroup2")
+    cgroup::root().map(drop).map_err(|error| error.to_string())
 }
 
 /// Says why tests that need daemons can't run here.
-pub fn can_run_daemons() -> Result<(), &'static str> {
+pub fn can_run_daemons() -> Result<(), String> {
     can_build_networks()?;
     if fs::metadata("/sys/kernel/btf/vmlinux").is_err() {
-        return Err("needs a kernel with BTF");
+        return Err("needs a kernel with BTF".into());
     }
-    if daemon::binary().is_err() {
-        return Err("needs the daemon: run `cargo xtask build`, or set ZTUN_BIN");
-    }
-    Ok(())
+    daemon::binary()
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
-fn run(able: Result<(), &'static str>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
+fn are_installed(programs: &[String]) -> Result<(), String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_missing = |program: &&String| {
+        let mut directories = env::split_paths(&path);
+        !directories.any(|directory| directory.join(program).exists())
+    };
+    match programs.iter().find(is_missing) {
+        Some(program) => Err(format!("needs {program}: install it")),
+        None => Ok(()),
+    }
+}
+
+fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
     let test = test.trim_end_matches("::{{closure}}");
     if let Err(reason) = able {
-        return skip(test, reason);
+        return skip(test, &reason);
     }
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
