@@ -72,6 +72,12 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
+        // Its settings are in the file alone: what steers the tests is none of its business.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"ZTUN_") {
+                command.env_remove(name);
+            }
+        }
         confine(&mut command, netns, cgroup)?;
         let process = Command::from(command)
             .kill_on_drop(true)

@@ -64,8 +64,9 @@ pub fn with_driver(profile: Profile, driver: &str) -> Result<Driven> {
     let daemon = daemon(profile, &toolchain)?;
     say(format_args!("building {driver}"));
     let mut command = cargo::command();
+    // With `ztun-pod`, which the harness looks for beside the driver.
     command
-        .args(["build", "--package", "ztun-tests", "--bin", driver])
+        .args(["build", "--package", "ztun-tests", "--bins"])
         .args(profile.cargo_args());
     process::run(toolchain.apply(&mut command))?;
     let driver = daemon.with_file_name(driver);

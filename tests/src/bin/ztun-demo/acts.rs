@@ -9,7 +9,7 @@ use ztun_tests::{Family, Mesh, MtlsMode, Pod, capture::Recording, wait};
 use super::{
     curl::{Outcome, get},
     report::Report,
-    stage::{CART, IN_THE_MESH, LEDGER, MARKER, OUTSIDER, PORT, STOCK, WEB},
+    stage::{CART, IN_THE_MESH, LEDGER, MARKER, OUTSIDER, PORT, SERVICE_PORT, STOCK, WEB},
 };
 
 /// What a request is sent to.
@@ -78,7 +78,7 @@ pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
     for (how, from, target, family) in REQUESTS {
         let (server, to) = match target {
             Target::Pod(path) => (mesh.pod(path).at(family, PORT), path.to_owned()),
-            Target::Service(path) => (mesh.service(path).at(family, 80), format!("service {path}")),
+            Target::Service(path) => (mesh.service(path).at(family, SERVICE_PORT), format!("service {path}")),
         };
         let outcome = get(mesh.pod(from), server).await?;
         report.check(

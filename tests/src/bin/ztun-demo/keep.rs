@@ -7,7 +7,7 @@ use ztun_tests::{Family, Mesh, daemon};
 
 use super::{
     report::Report,
-    stage::{CART, OUTSIDER, PORT, STOCK},
+    stage::{CART, OUTSIDER, PORT, SERVICE_PORT, STOCK},
 };
 
 pub async fn until_interrupted(mesh: &Mesh, report: &mut Report) -> Result<()> {
@@ -32,7 +32,7 @@ pub async fn until_interrupted(mesh: &Mesh, report: &mut Report) -> Result<()> {
 
     let pod = pod.display();
     let server = mesh.pod(STOCK).at(Family::V4, PORT);
-    let service = mesh.service(STOCK).at(Family::V4, 80);
+    let service = mesh.service(STOCK).at(Family::V4, SERVICE_PORT);
     let ztun = daemon::binary()?;
     let socket = mesh.node("b").socket();
     report.title("It is all running; try this in another terminal");
