@@ -78,7 +78,10 @@ pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
     for (how, from, target, family) in REQUESTS {
         let (server, to) = match target {
             Target::Pod(path) => (mesh.pod(path).at(family, PORT), path.to_owned()),
-            Target::Service(path) => (mesh.service(path).at(family, SERVICE_PORT), format!("service {path}")),
+            Target::Service(path) => (
+                mesh.service(path).at(family, SERVICE_PORT),
+                format!("service {path}"),
+            ),
         };
         let outcome = get(mesh.pod(from), server).await?;
         report.check(
@@ -158,7 +161,6 @@ fn refused(outcome: &Outcome, log: String) -> Result<String> {
         .rev()
         .find_map(|line| line.find("denied by").map(|start| &line[start..]))
         .context("the daemon's log gives no reason")?;
-    let reason = reason.split('"').next().unwrap_or(reason);
     Ok(format!(
         "{error} ({} ms)\n      the daemon says: {reason}",
         outcome.took.as_millis()
