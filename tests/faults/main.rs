@@ -1,6 +1,7 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
 mod daemon;
+mod hanging;
 mod mesh_directory;
 mod peers;
 mod pods;

@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod hanging;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;
@@ -36,6 +37,7 @@ pub mod sockets;
 pub mod wait;
 
 pub use capture::Capture;
+pub use hanging::Stage;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;

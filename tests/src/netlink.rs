@@ -9,10 +9,22 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::link::{InfoData, InfoVeth},
+    packet_route::{
+        link::{InfoData, InfoVeth},
+        route::RouteType,
+    },
 };
 
 use crate::namespace::Netns;
+
+/// How packets to an address get lost on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadEnd {
+    /// Nobody learns of it.
+    Silent,
+    /// Their sender is told that the host is unreachable.
+    Unreachable,
+}
 
 pub struct Netlink {
     netns: Netns,
@@ -117,6 +129,30 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+    }
+
+    /// Drops what is to be forwarded to `address`.
+    pub async fn add_dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
+        let kind = match kind {
+            DeadEnd::Silent => RouteType::BlackHole,
+            DeadEnd::Unreachable => RouteType::Unreachable,
+        };
+        let route = match address {
+            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(address, 32)
+                .kind(kind)
+                .build(),
+            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(address, 128)
+                .kind(kind)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("make {address} a dead end"))
     }
 
     fn index(&self, link: &str) -> Result<u32> {
