@@ -44,8 +44,14 @@ const REQUESTS: [(&str, &str, Target, Family); 8] = [
 pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
     report.title("1. Before enrolment: the network reads along");
     let capture = mesh.capture()?;
-    let outcome = get(mesh.pod(CART), mesh.pod(STOCK).at(Family::V4, PORT)).await?;
-    report.check("shop/cart → shop/stock, not enrolled", answered(&outcome));
+    for family in [Family::V4, Family::V6] {
+        let server = mesh.pod(STOCK).at(family, PORT);
+        let outcome = get(mesh.pod(CART), server).await?;
+        report.check(
+            format!("{CART} → {STOCK} ({server}), not enrolled"),
+            answered(&outcome),
+        );
+    }
     report.check(
         "the capture finds the marker in clear",
         marker_seen(&capture.finish()?),
