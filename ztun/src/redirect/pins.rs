@@ -235,6 +235,7 @@ mod tests {
         PodId::of(&PodSandbox {
             pod: PodName::new(namespace, name),
             uid: uid.to_owned(),
+            sandbox_id: String::new(),
             netns: PathBuf::new(),
             cgroup: PathBuf::new(),
         })
