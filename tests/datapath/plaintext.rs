@@ -24,8 +24,8 @@ type Seen = Result<Vec<u8>, ErrorKind>;
 const PAIRS: [(&str, &str); 4] = [
     ("shop/client", "outside/near"),
     ("shop/client", "outside/far"),
-    ("outside/near", "shop/client"),
-    ("outside/far", "shop/client"),
+    ("outside/near", "shop/near"),
+    ("outside/near", "shop/far"),
 ];
 
 fn with_outsiders() -> MeshBuilder {
@@ -156,7 +156,7 @@ fn a_refused_plaintext_connection_is_an_error_for_the_client() {
 #[test]
 fn a_destination_without_a_route_is_an_error_with_the_reason_in_the_log() {
     scenario(with_outsiders(), async |mesh| {
-        dead_end(mesh, DeadEnd::Unreachable, "No route to host").await
+        dead_end(mesh, DeadEnd::Unreachable, "unreachable").await
     });
 }
 
@@ -175,12 +175,14 @@ async fn dead_end(mesh: &Mesh, kind: DeadEnd, reason: &str) -> Result<()> {
         mesh.node("a").dead_end(to.ip(), kind).await?;
         let failure = client.failure(to).await;
         assert_eq!(failure, Some(ErrorKind::ConnectionReset), "{family:?}");
+        // The kernel's word for an unreachable IPv4 host.
+        let says = |line: &str| line.contains(reason) || line.contains("No route to host");
         wait::until(
             format_args!("the log names {to} and {reason}"),
             async || {
                 let log = mesh.node("a").log();
                 log.lines()
-                    .any(|line| line.contains(&to.to_string()) && line.contains(reason))
+                    .any(|line| line.contains(&to.to_string()) && says(line))
             },
         )
         .await?;
