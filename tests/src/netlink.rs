@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         link::{InfoData, InfoVeth},
         route::RouteType,
@@ -154,6 +155,23 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("make {address} a dead end"))
+    }
+
+    /// The routing rules and the routes of this family, in the kernel's order, as text to compare.
+    pub async fn routing(&self, family: IpVersion) -> Result<Vec<String>> {
+        let rules = self.handle.rule().get(family.clone()).execute();
+        let routes = match family {
+            IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let rules = rules
+            .map_ok(|rule| format!("{rule:?}"))
+            .try_collect::<Vec<_>>()
+            .await?;
+        let routes = self.handle.route().get(routes).execute();
+        let routes = routes.map_ok(|route| format!("{:?} {:?}", route.header, route.attributes));
+        let routes = routes.try_collect::<Vec<_>>().await?;
+        Ok([rules, routes].concat())
     }
 
     fn index(&self, link: &str) -> Result<u32> {

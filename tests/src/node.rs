@@ -112,7 +112,8 @@ impl Node {
         Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
     }
 
-    fn configuration(&self) -> PathBuf {
+    /// The file with the daemon's configuration.
+    pub fn configuration(&self) -> PathBuf {
         self.directory.join("ztun.yaml")
     }
 
