@@ -7,6 +7,7 @@ mod mesh_directory;
 mod peers;
 mod pods;
 mod readiness;
+mod restarts;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};
 

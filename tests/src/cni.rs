@@ -76,8 +76,10 @@ pub fn previous_result(pod: &Pod) -> Value {
     })
 }
 
+/// A pod in another network namespace is another container to the runtime.
 fn container(pod: &Pod) -> String {
-    format!("container-{}", pod.uid)
+    let netns = pod.netns.path().file_name().unwrap_or_default();
+    format!("container-{}", netns.to_string_lossy())
 }
 
 /// Runs the plugin for `pod` with `configuration` on its standard input, whatever comes of it.

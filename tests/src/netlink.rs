@@ -77,9 +77,11 @@ impl Netlink {
         bridge: &str,
         peer: &str,
         peer_netns: &Netns,
+        peer_address: [u8; 6],
     ) -> Result<()> {
         let peer_link = LinkUnspec::new_with_name(peer)
             .setns_by_fd(peer_netns.file().as_raw_fd())
+            .address(peer_address.to_vec())
             .build();
         let link = LinkVeth::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer_link)))
