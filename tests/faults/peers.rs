@@ -183,10 +183,10 @@ fn handshakes_that_hang_and_those_over_the_bound_are_counted() {
             slow.push(peer.connect(hbone_port(mesh)).await?);
         }
         try_join_all(slow.iter_mut().map(rogue::closed)).await?;
-        is_reported(mesh, "TooManyHandshakes", "handshakes are pending").await?;
+        is_reported(mesh, "TooManyHandshakes", "handshakes at once").await?;
         let node = mesh.node("b");
         let late = [("reason", "HandshakeTimeout")];
-        assert!(node.counted("ztun_inbound_refused_total", &late)? > 0);
+        assert!(node.counted("ztun_connections_refused_total", &late)? > 0);
         still_serves(mesh).await
     });
 }
@@ -241,7 +241,7 @@ async fn is_reported(mesh: &Mesh, kind: &str, reason: &str) -> Result<()> {
         node.log().lines().any(logged)
     })
     .await?;
-    let counted = node.counted("ztun_inbound_refused_total", &[("reason", kind)])?;
+    let counted = node.counted("ztun_connections_refused_total", &[("reason", kind)])?;
     assert!(counted > 0, "{kind}: {}", node.metrics()?);
     Ok(())
 }
