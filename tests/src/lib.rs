@@ -16,6 +16,7 @@
 //! ```
 
 pub mod app;
+pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
@@ -26,6 +27,7 @@ pub mod mesh;
 pub mod namespace;
 pub mod netlink;
 pub mod node;
+pub mod other_owner;
 pub mod pod;
 pub mod rogue;
 pub mod run;

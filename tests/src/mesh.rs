@@ -20,7 +20,7 @@ use crate::{
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, without_address_detection},
+    node::{Node, POD_BRIDGE, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
     service::Service,
@@ -284,7 +284,7 @@ impl Mesh {
         without_address_detection(&netns)?;
         let (v4, v6) = node.next_pod_addresses();
         let on_node = Netlink::open(&node.netns)?;
-        let host_end = format!("veth{}", v4.octets()[3]);
+        let host_end = host_end(v4);
         on_node
             .add_veth(&host_end, POD_BRIDGE, "eth0", &netns)
             .await?;
