@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use ztun_tests::{
-    Family, Mesh,
-    app,
+    Family, Mesh, app,
     bpf::{Attached, Hook, Target, attached},
     other_owner, scenario, wait,
 };
@@ -54,7 +53,10 @@ fn what_is_balanced_to_a_place_that_the_mesh_does_not_know_is_reached_there() {
         let outside = mesh.pod("outside/client");
         let echo = outside.echo(PORT)?;
         let unknown = SocketAddr::from(([10, 97, 0, 1], SERVICE_PORT));
-        let _balancer = balance(mesh, unknown, outside.at(Family::V4, PORT))?;
+        // One that balances for pods alone: the daemon must not rely on it for its own connections.
+        let pods = mesh.node("a").cgroup()?.join("kubepods");
+        let balancer = other_owner::load_balancer(unknown, outside.at(Family::V4, PORT))?;
+        let _balancer = balancer.attach(Target::Cgroup(&pods))?;
         let client = mesh.pod("shop/client");
         for enrolled in [false, true] {
             if enrolled {

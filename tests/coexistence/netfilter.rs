@@ -1,11 +1,6 @@
 //! Rules of nftables that a pod's network namespace has already.
 
-use std::{
-    io::ErrorKind,
-    net::SocketAddr,
-    process::Stdio,
-    time::Duration,
-};
+use std::{io::ErrorKind, net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tokio::{io::AsyncWriteExt, time::timeout};
@@ -74,7 +69,9 @@ fn the_rules_go_on_working_and_stay() {
             } else if client.is_enrolled() {
                 mesh.unenrol("shop/client").await?;
             }
-            rules_work(mesh).await.with_context(|| format!("enrolled: {enrolled}"))?;
+            rules_work(mesh)
+                .await
+                .with_context(|| format!("enrolled: {enrolled}"))?;
         }
         assert_eq!(nft(client, &["list", "ruleset"], "").await?, rules);
         Ok(())

@@ -4,6 +4,7 @@ mod daemon;
 mod mesh_directory;
 mod peers;
 mod pods;
+mod ways_out;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};
 

@@ -22,6 +22,7 @@ pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod io_uring;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;

@@ -78,7 +78,9 @@ impl Flag {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(address.cast()).map(Self).ok_or_else(io::Error::last_os_error)
+        NonNull::new(address.cast())
+            .map(Self)
+            .ok_or_else(io::Error::last_os_error)
     }
 
     fn is_set(&self) -> bool {
