@@ -3,6 +3,7 @@
 //! Nothing here does IO, reads a clock or draws a random number by itself. Sources
 //! (`crate::source`) publish immutable [`Snapshot`]s; the proxy reads them.
 
+mod claims;
 pub mod identity;
 pub mod policy;
 pub mod route;
@@ -11,8 +12,8 @@ pub mod snapshot;
 pub mod workload;
 
 pub use identity::{Identity, TrustDomain};
-pub use policy::{Connection, Decision, Denial};
+pub use policy::{Connection, Decision, Denial, Policies};
 pub use route::Route;
-pub use service::{Service, ServiceKey};
+pub use service::{Endpoint, Service, ServiceKey};
 pub use snapshot::{Mesh, Snapshot};
 pub use workload::{PodName, Workload, WorkloadUid};

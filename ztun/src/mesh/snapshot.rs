@@ -1,52 +1,159 @@
 //! One immutable view of the mesh, and the place where the newest one is found.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use rand::Rng;
+use imbl::OrdMap;
 use tokio::sync::watch;
 
 use super::{
-    policy::{Connection, Decision},
-    route::Route,
-    workload::{PodName, Workload, WorkloadUid},
+    claims::{Claimant, Claims},
+    policy::{Connection, Decision, Policies},
+    service::{RoutedService, Service, ServiceKey},
+    workload::{NetworkMode, PodName, Workload, WorkloadUid},
 };
 
 /// Everything that the proxy needs to decide, at one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {}
+///
+/// Built by a source with the `insert` and `remove` methods and then published. A clone shares
+/// all that it has in common with its original, so that publishing after each change is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    workloads: OrdMap<WorkloadUid, Arc<Workload>>,
+    pods: OrdMap<PodName, Arc<Workload>>,
+    addresses: Claims<Workload>,
+    services: OrdMap<ServiceKey, Arc<RoutedService>>,
+    vips: Claims<RoutedService>,
+    policies: Arc<Policies>,
+}
 
 impl Snapshot {
-    pub fn workload(&self, _uid: &WorkloadUid) -> Option<&Arc<Workload>> {
-        None
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
     }
 
-    pub fn workload_by_pod(&self, _pod: &PodName) -> Option<&Arc<Workload>> {
-        None
+    pub fn workload_by_pod(&self, pod: &PodName) -> Option<&Arc<Workload>> {
+        self.pods.get(pod)
     }
 
-    pub fn workload_by_address(&self, _address: IpAddr) -> Option<&Arc<Workload>> {
-        None
+    /// The workload that answers on `address`. A node's own address, which host-network pods
+    /// share, belongs to none of them.
+    pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.addresses.holder(address.to_canonical())
     }
 
-    /// Chooses where a connection of `source` to `destination` goes.
-    pub fn route(
-        &self,
-        _source: &Workload,
-        destination: SocketAddr,
-        _random: &mut impl Rng,
-    ) -> Route {
-        Route::Passthrough {
-            address: destination,
-        }
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        Some(&self.services.get(key)?.service)
+    }
+
+    pub fn service_by_vip(&self, vip: IpAddr) -> Option<&Arc<Service>> {
+        Some(&self.routed_service(vip)?.service)
+    }
+
+    /// Every workload, by UID.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// Every service, by namespace and name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values().map(|routed| &routed.service)
+    }
+
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Addresses that several workloads claim, the one that holds it first.
+    pub fn contested_addresses(&self) -> impl Iterator<Item = (IpAddr, &[Arc<Workload>])> {
+        self.addresses.contested()
+    }
+
+    /// Virtual addresses that several services claim, the one that holds it first.
+    pub fn contested_vips(&self) -> impl Iterator<Item = (IpAddr, Vec<&ServiceKey>)> {
+        self.vips.contested().map(|(vip, services)| {
+            let keys = services.iter().map(|routed| &routed.service.key);
+            (vip, keys.collect())
+        })
     }
 
     /// Whether `connection` may enter its destination.
-    pub fn authorize(&self, _connection: &Connection<'_>) -> Decision {
-        Decision::Allow
+    pub fn authorize(&self, connection: &Connection<'_>) -> Decision {
+        self.policies.authorize(connection)
+    }
+
+    /// Adds a workload, or replaces the one with the same UID.
+    pub fn insert_workload(&mut self, workload: Arc<Workload>) {
+        self.remove_workload(&workload.uid);
+        if workload.network_mode == NetworkMode::Pod {
+            for address in &workload.addresses {
+                self.addresses.insert(address.to_canonical(), &workload);
+            }
+        }
+        self.pods
+            .insert(workload.pod.clone(), Arc::clone(&workload));
+        self.workloads.insert(workload.uid.clone(), workload);
+    }
+
+    pub fn remove_workload(&mut self, uid: &WorkloadUid) {
+        let Some(workload) = self.workloads.remove(uid) else {
+            return;
+        };
+        for address in &workload.addresses {
+            self.addresses.remove(address.to_canonical(), &workload);
+        }
+        // A pod that came back under its name may already have replaced this one.
+        if self
+            .pods
+            .get(&workload.pod)
+            .is_some_and(|current| current.uid == *uid)
+        {
+            self.pods.remove(&workload.pod);
+        }
+    }
+
+    /// Adds a service, or replaces the one with the same key.
+    pub fn insert_service(&mut self, service: Arc<Service>) {
+        self.remove_service(&service.key);
+        let routed = Arc::new(RoutedService::new(service));
+        for vip in &routed.service.vips {
+            self.vips.insert(vip.to_canonical(), &routed);
+        }
+        self.services.insert(routed.service.key.clone(), routed);
+    }
+
+    pub fn remove_service(&mut self, key: &ServiceKey) {
+        let Some(routed) = self.services.remove(key) else {
+            return;
+        };
+        for vip in &routed.service.vips {
+            self.vips.remove(vip.to_canonical(), &routed);
+        }
+    }
+
+    pub fn set_policies(&mut self, policies: Policies) {
+        self.policies = Arc::new(policies);
+    }
+
+    pub(super) fn routed_service(&self, vip: IpAddr) -> Option<&Arc<RoutedService>> {
+        self.vips.holder(vip.to_canonical())
+    }
+}
+
+/// An address that is used again soon after a pod's end is the common cause of two claims, so the
+/// newest workload holds it; one of unknown age counts as oldest.
+impl Claimant for Workload {
+    fn precedence(&self, other: &Self) -> Ordering {
+        other
+            .created
+            .cmp(&self.created)
+            .then_with(|| self.uid.cmp(&other.uid))
+    }
+}
+
+impl Claimant for RoutedService {
+    fn precedence(&self, other: &Self) -> Ordering {
+        self.service.key.cmp(&other.service.key)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::identity::Identity;
 
@@ -87,6 +88,20 @@ pub struct Workload {
     pub canonical_service: Arc<str>,
     pub canonical_revision: Arc<str>,
     pub cluster_id: Arc<str>,
+    /// When it was made; `None` where the source does not tell. The newest of two claimants holds an address.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub created: Option<OffsetDateTime>,
+}
+
+impl Workload {
+    /// Its address of the family of `like`, or else of the other one.
+    pub fn address_like(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .find(|address| address.is_ipv4() == like.is_ipv4())
+            .or_else(|| self.addresses.first())
+            .copied()
+    }
 }
 
 impl PodName {

@@ -1,9 +1,18 @@
 //! Who may talk to whom: one function decides for HBONE, plaintext and the same-node path.
 
+mod fail_closed;
+mod peer_authentication;
+mod selector;
+
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
+pub use self::{
+    fail_closed::{FailClosed, Target},
+    peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthentications},
+    selector::Selector,
+};
 use super::{identity::Identity, workload::Workload};
 
 /// One inbound connection, as policy sees it.
@@ -29,6 +38,24 @@ pub struct Denial {
     pub policy: Arc<str>,
     /// Such as `mode STRICT requires mutual TLS and the connection is plaintext`.
     pub reason: Arc<str>,
+}
+
+/// Every policy of the mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    pub peer_authentications: PeerAuthentications,
+    pub fail_closed: Vec<FailClosed>,
+}
+
+impl Policies {
+    pub fn authorize(&self, connection: &Connection<'_>) -> Decision {
+        let closed = self
+            .fail_closed
+            .iter()
+            .find_map(|policy| policy.check(connection.destination));
+        let denial = closed.or_else(|| self.peer_authentications.check(connection));
+        denial.map_or(Decision::Allow, Decision::Deny)
+    }
 }
 
 impl fmt::Display for Denial {
