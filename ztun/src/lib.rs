@@ -2,5 +2,6 @@
 
 pub mod cert;
 pub mod mesh;
+pub mod observe;
 pub mod proxy;
 pub mod redirect;

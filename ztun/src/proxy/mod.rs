@@ -1,5 +1,23 @@
 //! The data path: what happens to a captured connection.
 
+mod context;
+mod error;
+pub mod hbone;
+mod inbound;
+mod listen;
+mod outbound;
 pub mod pod;
+mod pool;
+mod registry;
+mod rejudge;
+mod relay;
+pub mod settings;
+mod socket;
 
+#[cfg(test)]
+mod tests;
+
+pub use context::Proxy;
+pub use error::{ProxyError, Side, Stage, Target, TlsFault};
 pub use pod::{PodListeners, PodSockets, ProxiedPod};
+pub use settings::{ProxySettings, SameNode, Timeouts};

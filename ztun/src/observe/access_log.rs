@@ -1,0 +1,57 @@
+//! One line for each connection, written when it is over. Fields are the peer's.
+
+use std::{fmt, time::Duration};
+
+use super::flow::{Direction, Flow};
+
+/// Bytes that went each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    pub to_destination: u64,
+    pub to_source: u64,
+}
+
+pub fn connection_complete(
+    flow: &Flow,
+    bytes: Bytes,
+    duration: Duration,
+    error: Option<&dyn fmt::Display>,
+) {
+    // Sent and received are those of the application that this proxy stands beside.
+    let (bytes_sent, bytes_recv) = match flow.direction {
+        Direction::Outbound => (bytes.to_destination, bytes.to_source),
+        Direction::Inbound => (bytes.to_source, bytes.to_destination),
+    };
+    let source = flow.source.workload.as_deref();
+    let destination = flow.destination.workload.as_deref();
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                target: "access",
+                $level,
+                src.addr = %flow.source.address,
+                src.workload = source.map(|w| &*w.pod.name),
+                src.namespace = source.map(|w| &*w.pod.namespace),
+                src.identity = flow.source.identity.as_ref().map(display),
+                dst.addr = %flow.destination.address,
+                dst.hbone_addr = flow.hbone_address.map(display),
+                dst.service = flow.service.as_ref().map(|s| &*s.hostname),
+                dst.workload = destination.map(|w| &*w.pod.name),
+                dst.namespace = destination.map(|w| &*w.pod.namespace),
+                dst.identity = flow.destination.identity.as_ref().map(display),
+                direction = flow.direction.as_str(),
+                bytes_sent,
+                bytes_recv,
+                duration = %format_args!("{}ms", duration.as_millis()),
+                error = error.map(display),
+                "connection complete"
+            )
+        };
+    }
+    // The level of an event is part of its static metadata.
+    if error.is_some() {
+        line!(tracing::Level::WARN);
+    } else {
+        line!(tracing::Level::INFO);
+    }
+}

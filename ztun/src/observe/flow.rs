@@ -1,0 +1,120 @@
+//! One connection as telemetry describes it: who, whom, through what.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
+
+use serde::Serialize;
+
+use crate::mesh::{Identity, PodName, Service, Workload};
+
+/// Which side of the connection reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    MutualTls,
+    /// Between two pods of this node: both identities are known, and no byte leaves the node.
+    SameNode,
+    Plaintext,
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug)]
+pub struct Party {
+    pub address: SocketAddr,
+    pub workload: Option<Arc<Workload>>,
+    /// Proven by mutual TLS or by this node's own registry; never taken from a header.
+    pub identity: Option<Identity>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// The pod of this node that reports it.
+    pub pod: PodName,
+    pub direction: Direction,
+    pub source: Party,
+    pub destination: Party,
+    /// Where the tunnel to the destination ends, if there is one.
+    pub hbone_address: Option<SocketAddr>,
+    pub service: Option<Arc<Service>>,
+    pub security: Security,
+}
+
+/// How a connection ended, by the label that dashboards know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResponseFlag {
+    None,
+    /// Policy refused it.
+    Deny,
+    /// The destination could not be reached, or the connection broke.
+    Connect,
+    TlsFailure,
+    Http2HandshakeFailure,
+    /// The destination's HBONE port stayed silent, which is what a `NetworkPolicy` looks like.
+    NetworkPolicy,
+    IdentityError,
+    CertificateRevoked,
+}
+
+impl Party {
+    pub fn unknown(address: SocketAddr) -> Self {
+        Self {
+            address,
+            workload: None,
+            identity: None,
+        }
+    }
+
+    /// A workload whose identity is proven.
+    pub fn workload(address: SocketAddr, workload: &Arc<Workload>) -> Self {
+        Self {
+            address,
+            workload: Some(Arc::clone(workload)),
+            identity: Some(workload.identity.clone()),
+        }
+    }
+
+    /// A workload that an address belongs to, without proof.
+    pub fn unproven(address: SocketAddr, workload: Option<&Arc<Workload>>) -> Self {
+        Self {
+            address,
+            workload: workload.cloned(),
+            identity: None,
+        }
+    }
+}
+
+impl ResponseFlag {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::Http2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertificateRevoked => "CERT_REVOKED",
+        }
+    }
+}
+
+impl Direction {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

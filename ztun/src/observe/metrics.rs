@@ -1,0 +1,132 @@
+//! Counters of the data path. Handles are resolved once a connection, never once a packet.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, info::Info},
+    registry::Registry,
+};
+
+use super::{
+    flow::{Flow, ResponseFlag},
+    labels::TrafficLabels,
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    opened: Family<TrafficLabels, Counter>,
+    closed: Family<TrafficLabels, Counter>,
+    failed: Family<TrafficLabels, Counter>,
+    sent: Family<TrafficLabels, Counter>,
+    received: Family<TrafficLabels, Counter>,
+    refused: Family<RefusalLabels, Counter>,
+}
+
+/// One connection's counters.
+#[derive(Debug)]
+pub struct ConnectionMetrics {
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+/// Why an inbound connection never became a request that policy could judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Refusal {
+    TooManyHandshakes,
+    HandshakeTimeout,
+    Tls,
+    Http2,
+    NoCertificate,
+    BadRequest,
+    NotConnect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    reason: Refusal,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        let tag = env!("CARGO_PKG_VERSION");
+        registry.register(
+            "istio_build",
+            "The version of this proxy",
+            Info::new([("component", "ztun"), ("tag", tag)]),
+        );
+        for (name, help, family) in [
+            (
+                "istio_tcp_connections_opened",
+                "Connections opened",
+                &self.opened,
+            ),
+            (
+                "istio_tcp_connections_closed",
+                "Connections closed",
+                &self.closed,
+            ),
+            (
+                "istio_tcp_connections_failed",
+                "Connections that ended with an error",
+                &self.failed,
+            ),
+            (
+                "istio_tcp_sent_bytes",
+                "Bytes that destinations sent in response",
+                &self.sent,
+            ),
+            (
+                "istio_tcp_received_bytes",
+                "Bytes that destinations received",
+                &self.received,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        registry.register(
+            "ztun_inbound_refused",
+            "Inbound connections and requests refused before policy could judge them",
+            self.refused.clone(),
+        );
+    }
+
+    /// Counts an opened connection.
+    pub fn opened(&self, flow: &Flow) -> ConnectionMetrics {
+        let labels = TrafficLabels::of(flow, ResponseFlag::None);
+        self.opened.get_or_create(&labels).inc();
+        ConnectionMetrics {
+            closed: self.closed.get_or_create_owned(&labels),
+            sent: self.sent.get_or_create_owned(&labels),
+            received: self.received.get_or_create_owned(&labels),
+        }
+    }
+
+    pub fn failed(&self, flow: &Flow, flag: ResponseFlag) {
+        let labels = TrafficLabels::of(flow, flag);
+        self.failed.get_or_create(&labels).inc();
+    }
+
+    pub fn refused(&self, reason: Refusal) {
+        self.refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    /// How often inbound connections were refused for `reason`.
+    pub fn refusals(&self, reason: Refusal) -> u64 {
+        self.refused.get_or_create(&RefusalLabels { reason }).get()
+    }
+}
+
+impl ConnectionMetrics {
+    pub fn closed(&self) {
+        self.closed.inc();
+    }
+
+    /// Istio counts from the destination's point of view, whoever reports.
+    pub fn to_destination(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+    }
+
+    pub fn to_source(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+}

@@ -1,0 +1,166 @@
+//! The proxy of one node: its pods, its pool, its open connections, and its end.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    error::ProxyError,
+    listen,
+    pod::{PodListeners, ProxiedPod},
+    pool::Pool,
+    registry::{LocalPod, Registry},
+    rejudge,
+    settings::ProxySettings,
+};
+use crate::{
+    cert::CertificateManager,
+    mesh::{Mesh, PodName, Snapshot, Workload},
+    observe::{ConnectionStatus, Connections, Metrics, rate_limit::RateLimit},
+};
+
+/// Cheap to share; every method works from any thread.
+#[derive(Debug)]
+pub struct Proxy {
+    pub(super) mesh: Arc<Mesh>,
+    pub(super) certificates: Arc<CertificateManager>,
+    pub(super) settings: ProxySettings,
+    pub(super) pool: Arc<Pool>,
+    pub(super) connections: Connections,
+    pub(super) pods: Registry,
+    pub(super) tasks: TaskTracker,
+    pub(super) draining: CancellationToken,
+    pub(super) refusals: RateLimit,
+    runtime: Handle,
+}
+
+impl Proxy {
+    /// Call it on the runtime that is to carry the traffic.
+    pub fn new(
+        mesh: Arc<Mesh>,
+        certificates: Arc<CertificateManager>,
+        settings: ProxySettings,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let proxy = Arc::new(Self {
+            pool: Pool::new(Arc::clone(&certificates), settings),
+            mesh,
+            certificates,
+            settings,
+            connections: Connections::new(metrics),
+            pods: Registry::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            refusals: RateLimit::default(),
+            runtime: Handle::current(),
+        });
+        tokio::spawn(rejudge::on_changes(Arc::downgrade(&proxy)));
+        proxy
+    }
+
+    /// Serves a pod until [`Self::remove_pod`]; replaces one of the same name.
+    pub fn add_pod(self: &Arc<Self>, pod: ProxiedPod, listeners: PodListeners) -> io::Result<()> {
+        let name = pod.name.clone();
+        let local = Arc::new(LocalPod::new(
+            pod,
+            self.settings.pending_handshakes,
+            self.draining.child_token(),
+            Arc::clone(&self.certificates),
+        ));
+        if let Some(workload) = self.mesh.snapshot().workload_by_pod(&name) {
+            local.keep_certificate(&workload.identity);
+        }
+        let runtime = self.runtime.enter();
+        if let Err(error) = listen::serve(self, &local, listeners) {
+            local.remove();
+            return Err(error);
+        }
+        drop(runtime);
+        if let Some(former) = self.pods.insert(local) {
+            former.remove();
+        }
+        Ok(())
+    }
+
+    /// Stops serving a pod and resets its connections. False if it wasn't served.
+    pub fn remove_pod(&self, name: &PodName) -> bool {
+        let Some(pod) = self.pods.remove(name) else {
+            return false;
+        };
+        pod.remove();
+        self.pool.forget_pod(name);
+        for connection in self.connections.all() {
+            if connection.flow().pod == *name {
+                connection.close(ProxyError::PodRemoved);
+            }
+        }
+        true
+    }
+
+    /// Every open connection.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        self.connections.status()
+    }
+
+    /// Takes no new connection and tells peers so, waits for the open ones, and resets those that
+    /// are still open after `limit`.
+    ///
+    /// The listeners are closed: a successor that has them takes what waits in their queues, and
+    /// without one the kernel refuses.
+    pub async fn drain(&self, limit: Duration) {
+        self.draining.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        let open = self.connections.all();
+        tracing::info!(
+            connections = open.len(),
+            ?limit,
+            "drain limit reached, resetting what is open"
+        );
+        for connection in open {
+            connection.close(ProxyError::ShuttingDown);
+        }
+        for pod in self.pods.all() {
+            pod.gone.cancel();
+        }
+        // Resets need only be sent; set-ups that still wait for a peer are left to the process's end.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
+    }
+
+    /// The mesh as it is now, and the pod's workload in it. Waited for: late state must not be
+    /// mistaken for a pod without identity.
+    pub(super) async fn workload_of(
+        &self,
+        pod: &LocalPod,
+    ) -> Result<(Arc<Snapshot>, Arc<Workload>), ProxyError> {
+        let waited = self.settings.timeouts.mesh_wait;
+        let name = &pod.pod.name;
+        let started = Instant::now();
+        let mut versions = self.mesh.versions();
+        loop {
+            versions.borrow_and_update();
+            let snapshot = self.mesh.snapshot();
+            if let Some(workload) = snapshot.workload_by_pod(name).cloned() {
+                pod.keep_certificate(&workload.identity);
+                return Ok((snapshot, workload));
+            }
+            let rest = waited.saturating_sub(started.elapsed());
+            if !matches!(
+                tokio::time::timeout(rest, versions.changed()).await,
+                Ok(Ok(()))
+            ) {
+                return Err(ProxyError::UnknownPod {
+                    pod: name.clone(),
+                    waited,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The server's end: who connects is proven by mutual TLS, what it wants is a CONNECT to this pod.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use h2::{RecvStream, ext::Protocol, server};
+use http::{Method, Request, Response, StatusCode};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, SERVER_MAX_HEADER_LIST, SERVER_MAX_STREAMS,
+    STREAM_WINDOW,
+    client::Tunnel,
+    headers::HboneTarget,
+    keepalive,
+    transport::{OpenStreams, StreamGuard, Transport},
+};
+use crate::{
+    cert::{describe_tls_error, peer_identity, require_h2},
+    mesh::Identity,
+    observe::{Party, Security, metrics::Refusal},
+    proxy::{
+        Proxy,
+        error::{ProxyError, Side},
+        inbound::{self, Entry},
+        listen::Accepted,
+        registry::LocalPod,
+        relay::{Meter, relay_tunnel},
+        settings::RESERVED_PORTS,
+    },
+};
+
+type Connection = server::Connection<TlsStream<Transport>, Bytes>;
+
+/// Who is at the other end of a connection whose handshakes are done.
+#[derive(Clone, Debug)]
+struct Peer {
+    identity: Identity,
+    address: SocketAddr,
+    /// The pod's address that it dialled.
+    dialled: SocketAddr,
+}
+
+/// Why a connection never got as far as a request.
+#[derive(Debug)]
+struct Refused {
+    reason: Refusal,
+    detail: String,
+}
+
+pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) {
+    let client = accepted.client;
+    // Over the bound the newest is refused: those before it may be about to finish, and the time
+    // limit frees their places.
+    let handshakes = Arc::clone(&pod.handshakes).try_acquire_owned();
+    let shaken = match handshakes {
+        Ok(_permit) => tokio::select! {
+            shaken = handshake(proxy, pod, accepted) => shaken,
+            () = pod.gone.cancelled() => return,
+        },
+        Err(_) => Err(Refused::new(
+            Refusal::TooManyHandshakes,
+            format!(
+                "{} handshakes are pending",
+                proxy.settings.pending_handshakes
+            ),
+        )),
+    };
+    match shaken {
+        Ok((connection, peer, streams)) => drive(proxy, pod, connection, &peer, &streams).await,
+        Err(refused) => {
+            proxy.connections.metrics().refused(refused.reason);
+            if let Some(suppressed) = proxy.refusals.admit(Instant::now()) {
+                tracing::warn!(
+                    pod = %pod.pod.name,
+                    %client,
+                    reason = refused.detail,
+                    suppressed,
+                    "inbound tunnel connection refused"
+                );
+            }
+        }
+    }
+}
+
+async fn handshake(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    accepted: Accepted,
+) -> Result<(Connection, Peer, OpenStreams), Refused> {
+    let no_certificate =
+        |error: ProxyError| Refused::new(Refusal::NoCertificate, error.to_string());
+    let (_, workload) = proxy.workload_of(pod).await.map_err(no_certificate)?;
+    let certificate = proxy.certificates.certificate(&workload.identity).await;
+    let certificate = certificate.map_err(|e| no_certificate(ProxyError::Certificate(e)))?;
+
+    let streams = OpenStreams::default();
+    let transport = Transport::new(accepted.stream, streams.clone());
+    let limits = &proxy.settings.timeouts;
+    let late = |_| {
+        Refused::new(
+            Refusal::HandshakeTimeout,
+            "the handshake took too long".into(),
+        )
+    };
+
+    let tls_failed = |error| Refused::new(Refusal::Tls, describe_tls_error(&error));
+    let accepting = TlsAcceptor::from(Arc::clone(&certificate.server)).accept(transport);
+    let tls = tokio::time::timeout(limits.tls_handshake, accepting).await;
+    let tls = tls.map_err(late)?.map_err(tls_failed)?;
+    require_h2(tls.get_ref().1).map_err(tls_failed)?;
+    let identity = peer_identity(tls.get_ref().1)
+        .map_err(|error| Refused::new(Refusal::Tls, error.to_string()))?;
+
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(SERVER_MAX_HEADER_LIST)
+        .max_concurrent_streams(SERVER_MAX_STREAMS)
+        .data_frame_budget(DATA_FRAME_BUDGET);
+    let http2 = tokio::time::timeout(limits.http2_handshake, builder.handshake(tls)).await;
+    let connection = http2
+        .map_err(late)?
+        .map_err(|error| Refused::new(Refusal::Http2, error.to_string()))?;
+    let peer = Peer {
+        identity,
+        address: accepted.client,
+        dialled: accepted.dialled,
+    };
+    Ok((connection, peer, streams))
+}
+
+/// Takes requests until the connection ends. Its streams run on their own.
+async fn drive(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<LocalPod>,
+    mut connection: Connection,
+    peer: &Peer,
+    streams: &OpenStreams,
+) {
+    let silence = keepalive::silence(connection.ping_pong());
+    tokio::pin!(silence);
+    let mut going_away = false;
+    loop {
+        tokio::select! {
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => {
+                    let stream = Stream {
+                        proxy: Arc::clone(proxy),
+                        pod: Arc::clone(pod),
+                        peer: peer.clone(),
+                        guard: streams.open(),
+                    };
+                    proxy.tasks.spawn(stream.serve(request, respond));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(client = %peer.address, %error, "inbound tunnel connection broke");
+                    return;
+                }
+                None => return,
+            },
+            () = proxy.draining.cancelled(), if !going_away => {
+                going_away = true;
+                connection.graceful_shutdown();
+            }
+            () = pod.gone.cancelled() => return,
+            reason = &mut silence => {
+                tracing::debug!(client = %peer.address, %reason, "inbound tunnel connection dead");
+                return;
+            }
+        }
+    }
+}
+
+/// One CONNECT.
+struct Stream {
+    proxy: Arc<Proxy>,
+    pod: Arc<LocalPod>,
+    peer: Peer,
+    guard: StreamGuard,
+}
+
+impl Stream {
+    async fn serve(self, request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) {
+        let target = match self.target(&request) {
+            Ok(target) => target,
+            Err((status, detail)) => {
+                let reason = match status {
+                    StatusCode::METHOD_NOT_ALLOWED => Refusal::NotConnect,
+                    _ => Refusal::BadRequest,
+                };
+                self.proxy.connections.metrics().refused(reason);
+                tracing::debug!(client = %self.peer.address, identity = %self.peer.identity, detail, "tunnel refused");
+                answer(&mut respond, status);
+                return;
+            }
+        };
+        let Self {
+            proxy,
+            pod,
+            peer,
+            guard,
+        } = self;
+        let entry = Entry {
+            source: source(&proxy, &peer),
+            address: target,
+            security: Security::MutualTls,
+            hbone_address: Some(peer.dialled),
+        };
+        let (connection, admitted) = inbound::admit(&proxy, &pod, entry).await;
+        let outcome = match admitted {
+            Ok(application) => match respond.send_response(status(StatusCode::OK), false) {
+                Ok(send) => {
+                    let recv = request.into_body();
+                    let tunnel = Tunnel { send, recv, guard };
+                    let meter = Meter::new([Arc::clone(&connection)]);
+                    relay_tunnel(application, Side::Upstream, tunnel, &meter).await
+                }
+                Err(error) => Err(ProxyError::Reset {
+                    side: Side::Downstream,
+                    reason: error.to_string(),
+                }),
+            },
+            Err(error) => {
+                answer(&mut respond, refusal_status(&error));
+                Err(error)
+            }
+        };
+        proxy.connections.finish(&connection, &outcome);
+    }
+
+    /// The inner target: an address of this very pod, and not one of the proxy's own ports.
+    fn target(&self, request: &Request<RecvStream>) -> Result<SocketAddr, (StatusCode, String)> {
+        if request.method() != Method::CONNECT {
+            let detail = format!("{} instead of CONNECT", request.method());
+            return Err((StatusCode::METHOD_NOT_ALLOWED, detail));
+        }
+        let bad = |detail: String| Err((StatusCode::BAD_REQUEST, detail));
+        if let Some(protocol) = request.extensions().get::<Protocol>() {
+            return bad(format!("extended CONNECT to {:?}", protocol.as_str()));
+        }
+        let HboneTarget(target) = match HboneTarget::of(request.uri()) {
+            Ok(target) => target,
+            Err(error) => return bad(error.to_string()),
+        };
+        if target.ip() != self.peer.dialled.ip() {
+            return bad(format!("{target} is not at {}", self.peer.dialled.ip()));
+        }
+        let port = target.port();
+        if RESERVED_PORTS.contains(&port) || port == self.proxy.settings.hbone_port {
+            return bad(format!("port {port} is the proxy's own"));
+        }
+        Ok(target)
+    }
+}
+
+/// The workload at the client's address is named only if it has the identity that was proven.
+fn source(proxy: &Proxy, peer: &Peer) -> Party {
+    let snapshot = proxy.mesh.snapshot();
+    let workload = snapshot
+        .workload_by_address(peer.address.ip())
+        .filter(|workload| workload.identity == peer.identity);
+    Party {
+        address: peer.address,
+        workload: workload.cloned(),
+        identity: Some(peer.identity.clone()),
+    }
+}
+
+fn refusal_status(error: &ProxyError) -> StatusCode {
+    match error {
+        ProxyError::Denied(_) => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn answer(respond: &mut server::SendResponse<Bytes>, code: StatusCode) {
+    // It fails only if the client has gone, and then nobody waits for an answer.
+    let _ = respond.send_response(status(code), true);
+}
+
+fn status(code: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    response
+}
+
+impl Refused {
+    fn new(reason: Refusal, detail: String) -> Self {
+        Self { reason, detail }
+    }
+}

@@ -1,0 +1,175 @@
+//! The TCP connection under a tunnel: reset when it ends before its streams did.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::oneshot,
+};
+
+use crate::proxy::socket;
+
+/// Streams of one connection that are not finished.
+#[derive(Clone, Debug, Default)]
+pub struct OpenStreams(Arc<AtomicUsize>);
+
+/// Counts as one open stream.
+#[derive(Debug)]
+pub struct StreamGuard(OpenStreams);
+
+#[derive(Debug)]
+pub struct Transport {
+    tcp: TcpStream,
+    streams: OpenStreams,
+}
+
+/// Says when the first bytes came: with HTTP/2 these are the peer's SETTINGS.
+#[derive(Debug)]
+pub struct FirstRead<S> {
+    inner: S,
+    seen: Option<oneshot::Sender<()>>,
+}
+
+impl OpenStreams {
+    pub fn open(&self) -> StreamGuard {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        StreamGuard(self.clone())
+    }
+
+    fn none(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Transport {
+    /// `tcp` is prepared already (see [`socket::prepare`]).
+    pub fn new(tcp: TcpStream, streams: OpenStreams) -> Self {
+        Self { tcp, streams }
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        if self.streams.none() {
+            // If it fails, the peer sees a reset of a connection that it does not use.
+            let _ = socket::finish(&self.tcp);
+        }
+    }
+}
+
+impl<S> FirstRead<S> {
+    pub fn new(inner: S) -> (Self, oneshot::Receiver<()>) {
+        let (sender, seen) = oneshot::channel();
+        let seen_by = Some(sender);
+        (
+            Self {
+                inner,
+                seen: seen_by,
+            },
+            seen,
+        )
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        if buf.filled().len() > before
+            && let Some(seen) = self.seen.take()
+        {
+            // Nobody waits any more when the set-up was given up.
+            let _ = seen.send(());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,224 @@
+//! Out of a pod: where the application's connection goes, and by which way.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+
+use super::{
+    Proxy,
+    error::{ProxyError, Side, Target},
+    hbone::headers::connect_request,
+    inbound::{self, Entry},
+    listen::Accepted,
+    pool::PoolKey,
+    registry::LocalPod,
+    relay::{Meter, relay_tcp, relay_tunnel},
+    settings::{RESERVED_PORTS, SameNode},
+    socket,
+};
+use crate::{
+    mesh::{Route, Service, Snapshot, Workload, workload::TunnelProtocol},
+    observe::{Direction, Flow, OpenConnection, Party, Security},
+};
+
+/// What was decided for one connection.
+#[derive(Debug)]
+enum Plan {
+    /// Another pod of this node, inside this process.
+    SameNode(Arc<LocalPod>),
+    /// The proxy beside the destination.
+    Hbone {
+        source: Arc<Workload>,
+        destination: Arc<Workload>,
+    },
+    /// As it is: the destination is not enrolled.
+    Plaintext,
+    Refuse(ProxyError),
+}
+
+/// A plan, and what telemetry says of it.
+#[derive(Debug)]
+struct Decided {
+    plan: Plan,
+    destination: Party,
+    service: Option<Arc<Service>>,
+}
+
+pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) {
+    let (source, decided) = match proxy.workload_of(pod).await {
+        Ok((snapshot, workload)) => {
+            let decided = decide(proxy, &snapshot, &workload, accepted.dialled);
+            (Some(workload), decided)
+        }
+        Err(error) => (None, Decided::refuse(accepted.dialled, error)),
+    };
+    let hbone_address = match &decided.plan {
+        Plan::Hbone { .. } => Some(SocketAddr::new(
+            decided.destination.address.ip(),
+            proxy.settings.hbone_port,
+        )),
+        _ => None,
+    };
+    let connection = proxy.connections.open(Flow {
+        pod: pod.pod.name.clone(),
+        direction: Direction::Outbound,
+        source: match &source {
+            Some(workload) => Party::workload(accepted.client, workload),
+            None => Party::unknown(accepted.client),
+        },
+        destination: decided.destination,
+        hbone_address,
+        service: decided.service,
+        security: match &decided.plan {
+            Plan::Hbone { .. } => Security::MutualTls,
+            Plan::SameNode(_) => Security::SameNode,
+            Plan::Plaintext | Plan::Refuse(_) => Security::Plaintext,
+        },
+    });
+    let application = accepted.stream;
+    let outcome = match decided.plan {
+        Plan::SameNode(peer) => same_node(proxy, &peer, application, &connection).await,
+        Plan::Hbone {
+            source,
+            destination,
+        } => hbone(proxy, pod, &source, &destination, application, &connection).await,
+        Plan::Plaintext => plaintext(proxy, pod, application, &connection).await,
+        Plan::Refuse(error) => {
+            drop(application);
+            Err(error)
+        }
+    };
+    proxy.connections.finish(&connection, &outcome);
+}
+
+fn decide(
+    proxy: &Proxy,
+    snapshot: &Snapshot,
+    source: &Arc<Workload>,
+    dialled: SocketAddr,
+) -> Decided {
+    let (workload, address, service) = match snapshot.route(source, dialled, &mut rand::rng()) {
+        Route::Workload {
+            workload,
+            address,
+            service,
+        } => (workload, address, service),
+        Route::Passthrough { address } => {
+            return Decided {
+                plan: Plan::Plaintext,
+                destination: Party::unknown(address),
+                service: None,
+            };
+        }
+        Route::Unavailable { reason } => {
+            return Decided::refuse(dialled, ProxyError::Unavailable { reason });
+        }
+    };
+    if workload.tunnel_protocol == TunnelProtocol::None {
+        return Decided {
+            plan: Plan::Plaintext,
+            destination: Party::unproven(address, Some(&workload)),
+            service,
+        };
+    }
+    let port = address.port();
+    if RESERVED_PORTS.contains(&port) || port == proxy.settings.hbone_port {
+        return Decided::refuse(address, ProxyError::ReservedPort { address });
+    }
+    let local = match proxy.settings.same_node {
+        SameNode::Direct => proxy.pods.find(&workload, address.ip()),
+        SameNode::Tunnel => None,
+    };
+    Decided {
+        destination: Party::workload(address, &workload),
+        plan: match local {
+            Some(pod) => Plan::SameNode(pod),
+            None => Plan::Hbone {
+                source: Arc::clone(source),
+                destination: workload,
+            },
+        },
+        service,
+    }
+}
+
+async fn same_node(
+    proxy: &Proxy,
+    peer: &LocalPod,
+    application: TcpStream,
+    connection: &Arc<OpenConnection>,
+) -> Result<(), ProxyError> {
+    let flow = connection.flow();
+    let entry = Entry {
+        source: flow.source.clone(),
+        address: flow.destination.address,
+        security: Security::SameNode,
+        hbone_address: None,
+    };
+    let (entered, admitted) = inbound::admit(proxy, peer, entry).await;
+    let outcome = match admitted {
+        Ok(destination) => {
+            let meter = Meter::new([Arc::clone(connection), Arc::clone(&entered)]);
+            relay_tcp(application, destination, &meter).await
+        }
+        Err(error) => Err(error),
+    };
+    proxy.connections.finish(&entered, &outcome);
+    outcome
+}
+
+async fn hbone(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    source: &Workload,
+    destination: &Workload,
+    application: TcpStream,
+    connection: &Arc<OpenConnection>,
+) -> Result<(), ProxyError> {
+    let flow = connection.flow();
+    let target = flow.destination.address;
+    let key = PoolKey {
+        source_pod: pod.pod.name.clone(),
+        source: source.identity.clone(),
+        destination: destination.uid.clone(),
+        destination_identity: destination.identity.clone(),
+        address: SocketAddr::new(target.ip(), proxy.settings.hbone_port),
+    };
+    let request = || {
+        let client = flow.source.address.ip();
+        connect_request(
+            target,
+            source,
+            client,
+            flow.service.as_deref(),
+            &mut rand::rng(),
+        )
+    };
+    let pooled = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    let meter = Meter::new([Arc::clone(connection)]);
+    relay_tunnel(application, Side::Downstream, pooled.tunnel, &meter).await
+}
+
+async fn plaintext(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    application: TcpStream,
+    connection: &Arc<OpenConnection>,
+) -> Result<(), ProxyError> {
+    let address = connection.flow().destination.address;
+    let socket = pod.pod.sockets.upstream(address);
+    let limit = proxy.settings.timeouts.tcp_connect;
+    let upstream = socket::connect(socket, Target::Application, address, limit).await?;
+    let meter = Meter::new([Arc::clone(connection)]);
+    relay_tcp(application, upstream, &meter).await
+}
+
+impl Decided {
+    fn refuse(address: SocketAddr, error: ProxyError) -> Self {
+        Self {
+            plan: Plan::Refuse(error),
+            destination: Party::unknown(address),
+            service: None,
+        }
+    }
+}

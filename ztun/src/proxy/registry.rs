@@ -1,0 +1,102 @@
+//! The pods that this node's proxy serves.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::pod::ProxiedPod;
+use crate::{
+    cert::CertificateManager,
+    mesh::{Identity, PodName, Workload},
+};
+
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<HashMap<PodName, Arc<LocalPod>>>);
+
+/// An enrolled pod while it is served.
+#[derive(Debug)]
+pub struct LocalPod {
+    pub pod: ProxiedPod,
+    /// Inbound connections that may be in their handshakes.
+    pub handshakes: Arc<Semaphore>,
+    /// Cancelled when no new connection is to be taken.
+    pub stop: CancellationToken,
+    /// Cancelled when the pod is gone.
+    pub gone: CancellationToken,
+    certificates: Arc<CertificateManager>,
+    identity: Mutex<Option<Identity>>,
+}
+
+impl Registry {
+    /// The pod that it replaces, if it was known already.
+    pub fn insert(&self, pod: Arc<LocalPod>) -> Option<Arc<LocalPod>> {
+        self.pods().insert(pod.pod.name.clone(), pod)
+    }
+
+    pub fn remove(&self, name: &PodName) -> Option<Arc<LocalPod>> {
+        self.pods().remove(name)
+    }
+
+    pub fn all(&self) -> Vec<Arc<LocalPod>> {
+        self.pods().values().cloned().collect()
+    }
+
+    /// The pod that is `workload` at `address`. Both, because a name may be used again before
+    /// the mesh state says so.
+    pub fn find(&self, workload: &Workload, address: IpAddr) -> Option<Arc<LocalPod>> {
+        let pods = self.pods();
+        let pod = pods.get(&workload.pod)?;
+        let addresses = &pod.pod.addresses;
+        addresses.contains(&address).then(|| Arc::clone(pod))
+    }
+
+    fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<PodName, Arc<LocalPod>>> {
+        // No code that can panic leaves the map half-changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LocalPod {
+    pub fn new(
+        pod: ProxiedPod,
+        pending_handshakes: usize,
+        stop: CancellationToken,
+        certificates: Arc<CertificateManager>,
+    ) -> Self {
+        Self {
+            pod,
+            handshakes: Arc::new(Semaphore::new(pending_handshakes)),
+            stop,
+            gone: CancellationToken::new(),
+            certificates,
+            identity: Mutex::default(),
+        }
+    }
+
+    /// Has a certificate kept for the identity that the mesh state gives this pod.
+    pub fn keep_certificate(&self, identity: &Identity) {
+        let mut kept = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.gone.is_cancelled() || kept.as_ref() == Some(identity) {
+            return;
+        }
+        self.certificates.retain(identity);
+        if let Some(former) = kept.replace(identity.clone()) {
+            self.certificates.release(&former);
+        }
+    }
+
+    /// Takes no new connection, ends its own, lets go of its certificate.
+    pub fn remove(&self) {
+        self.stop.cancel();
+        self.gone.cancel();
+        let mut kept = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = kept.take() {
+            self.certificates.release(&identity);
+        }
+    }
+}

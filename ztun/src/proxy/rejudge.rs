@@ -1,0 +1,48 @@
+//! Applies a changed policy to the connections that are open already.
+
+use std::sync::{Arc, Weak};
+
+use super::{Proxy, error::ProxyError, inbound};
+use crate::observe::Direction;
+
+/// Runs until the proxy is gone.
+pub async fn on_changes(proxy: Weak<Proxy>) {
+    let Some(mut versions) = proxy.upgrade().map(|proxy| proxy.mesh.versions()) else {
+        return;
+    };
+    while versions.changed().await.is_ok() {
+        let Some(proxy) = proxy.upgrade() else {
+            return;
+        };
+        keep_certificates(&proxy);
+        rejudge(&proxy);
+    }
+}
+
+/// Asks for the certificates of pods that the mesh state has just told about, before they need them.
+fn keep_certificates(proxy: &Proxy) {
+    let snapshot = proxy.mesh.snapshot();
+    for pod in proxy.pods.all() {
+        if let Some(workload) = snapshot.workload_by_pod(&pod.pod.name) {
+            pod.keep_certificate(&workload.identity);
+        }
+    }
+}
+
+fn rejudge(proxy: &Arc<Proxy>) {
+    let snapshot = proxy.mesh.snapshot();
+    for connection in proxy.connections.all() {
+        let flow = connection.flow();
+        if flow.direction != Direction::Inbound {
+            continue;
+        }
+        // One without a workload has not been let in.
+        let Some(admitted) = &flow.destination.workload else {
+            continue;
+        };
+        let destination = snapshot.workload(&admitted.uid).unwrap_or(admitted);
+        if let Err(denial) = inbound::judge(proxy, &connection, destination) {
+            connection.close(ProxyError::Revoked(denial));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Bounds of the data path. A configuration fills them; the defaults are the peer's where it has one.
+
+use std::time::Duration;
+
+/// The port of a pod on which its proxy takes tunnels.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Ports of the proxy inside each pod: never a tunnel's inner target, or traffic could loop.
+pub const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    pub timeouts: Timeouts,
+    pub same_node: SameNode,
+    pub hbone_port: u16,
+    /// Inbound connections of one pod that have not finished their TLS and HTTP/2 handshakes.
+    pub pending_handshakes: usize,
+    /// Tunnels in one connection to a peer; the next one opens another connection.
+    pub streams_per_connection: usize,
+    /// A pooled connection without a tunnel is closed after this.
+    pub pool_idle: Duration,
+}
+
+/// How long each stage of a connection may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For the mesh state, and for the pod's own workload in it.
+    pub mesh_wait: Duration,
+    pub tcp_connect: Duration,
+    pub tls_handshake: Duration,
+    pub http2_handshake: Duration,
+    pub connect_response: Duration,
+}
+
+/// How two pods of this node reach each other. Policy is the same for both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SameNode {
+    /// Inside this process: no byte leaves the node, so nothing is encrypted.
+    #[default]
+    Direct,
+    /// Through the same tunnel as between nodes.
+    Tunnel,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            same_node: SameNode::default(),
+            hbone_port: HBONE_PORT,
+            pending_handshakes: 512,
+            streams_per_connection: 100,
+            pool_idle: Duration::from_secs(90),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            mesh_wait: Duration::from_secs(5),
+            tcp_connect: Duration::from_secs(10),
+            tls_handshake: Duration::from_secs(10),
+            http2_handshake: Duration::from_secs(10),
+            connect_response: Duration::from_secs(15),
+        }
+    }
+}
