@@ -1,1 +1,44 @@
-//! Nodes and pods from network namespaces.
+//! The test harness: nodes and pods from network namespaces and cgroups, with a daemon on every node.
+//!
+//! ```no_run
+//! use ztun_tests::{Family, Mesh, PodSpec, scenario};
+//!
+//! let mesh = Mesh::builder()
+//!     .nodes(["a", "b"])
+//!     .pod(PodSpec::new("shop/cart").on("a"))
+//!     .pod(PodSpec::new("shop/stock").on("b"));
+//! scenario(mesh, async |mesh| {
+//!     let echo = mesh.pod("shop/stock").echo(8080)?;
+//!     let stream = mesh.pod("shop/cart").connect(mesh.pod("shop/stock").at(Family::V4, 8080)).await?;
+//!     assert_eq!(echo.peers(), [stream.local_addr()?]);
+//!     Ok(())
+//! });
+//! ```
+
+pub mod app;
+pub mod capture;
+pub mod cgroup;
+pub mod cni;
+pub mod daemon;
+mod fabric;
+pub mod manifest;
+pub mod mesh;
+pub mod namespace;
+pub mod netlink;
+pub mod node;
+pub mod pod;
+pub mod rogue;
+pub mod run;
+pub mod scenario;
+pub mod servers;
+pub mod service;
+pub mod sockets;
+pub mod wait;
+
+pub use capture::Capture;
+pub use manifest::{MtlsMode, ServiceSpec};
+pub use mesh::{Mesh, MeshBuilder};
+pub use node::Node;
+pub use pod::{Enrolment, Family, Pod, PodSpec};
+pub use scenario::{scenario, topology};
+pub use service::Service;

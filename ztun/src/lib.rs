@@ -1,7 +1,11 @@
 //! The daemon's parts, as a library for its binary, its tests and its tools.
 
 pub mod cert;
+pub mod cli;
+pub mod config;
 pub mod mesh;
+pub mod node;
 pub mod observe;
 pub mod proxy;
 pub mod redirect;
+pub mod source;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rustls::pki_types::UnixTime;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn now(&self) -> OffsetDateTime;
@@ -22,4 +22,10 @@ impl Clock for SystemClock {
 pub(super) fn unix_time(at: OffsetDateTime) -> UnixTime {
     let seconds = u64::try_from(at.unix_timestamp()).unwrap_or(0);
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
+}
+
+/// For messages.
+pub(super) fn rfc3339(at: OffsetDateTime) -> String {
+    // Only years past 9999 have no such form.
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }

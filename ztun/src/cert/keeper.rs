@@ -13,7 +13,7 @@ use crate::mesh::Identity;
 
 /// The wall clock may be set, or stand still while the host sleeps, and timers follow neither:
 /// no sleep is longer than this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// What all keepers of a manager have in common.
 #[derive(Debug)]

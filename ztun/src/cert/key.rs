@@ -70,15 +70,3 @@ fn key_error(identity: &Identity, error: impl fmt::Display) -> CaError {
         reason: error.to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_output_holds_no_key_material() {
-        let identity = "spiffe://cluster.local/ns/a/sa/b".parse().unwrap();
-        let key = WorkloadKey::generate(&identity).unwrap();
-        assert_eq!(format!("{key:?}"), "WorkloadKey(elided)");
-    }
-}

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::{
     runtime::Handle,
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     CertificateAuthority, WorkloadCertificate,
-    clock::Clock,
+    clock::{Clock, rfc3339},
     keeper::{Keeper, Shared, State},
 };
 use crate::mesh::{Identity, TrustDomain};
@@ -35,7 +35,8 @@ pub struct CertificateSettings {
     pub request_timeout: Duration,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CertificateStatus {
     pub identity: Identity,
     /// `None` while the first certificate is still awaited.
@@ -60,7 +61,8 @@ pub enum CertificateError {
         cause: String,
     },
     #[error(
-        "the certificate of {identity} expired at {at} and no new one came within {waited:?}: {cause}"
+        "the certificate of {identity} expired at {} and no new one came within {waited:?}: {cause}",
+        rfc3339(*at)
     )]
     Expired {
         identity: Identity,
@@ -93,7 +95,7 @@ impl CertificateSettings {
     pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
         Self {
             trust_domains: trust_domains.into(),
-            lifetime: Duration::from_secs(24 * 60 * 60),
+            lifetime: Duration::from_hours(24),
             wait: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
         }
@@ -101,7 +103,7 @@ impl CertificateSettings {
 }
 
 impl CertificateManager {
-    /// Call it on the runtime that is to talk to the CA.
+    /// Call it on the runtime that is to talk to the CA; it panics outside of one.
     pub fn new(
         ca: Arc<dyn CertificateAuthority>,
         settings: CertificateSettings,

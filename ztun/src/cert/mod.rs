@@ -14,7 +14,7 @@ pub mod workload;
 mod x509;
 
 #[cfg(test)]
-mod testing;
+mod tests;
 
 pub use ca::{CaError, CertificateAuthority, CertificateRequest, IssuedChain};
 pub use embedded::{EmbeddedCa, EmbeddedCaError};

@@ -10,12 +10,12 @@ use rcgen::{
 use rustls::pki_types::CertificateSigningRequestDer;
 use time::OffsetDateTime;
 
-use super::{CaError, IssuedChain, PeerError, x509::Facts};
+use super::{CaError, IssuedChain, PeerError, clock::rfc3339, x509::Facts};
 use crate::mesh::{Identity, TrustDomain};
 
 /// How far `notBefore` lies in the past, for nodes whose clocks are behind (the peer's value).
-const BACKDATED: Duration = Duration::from_secs(120);
-const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const BACKDATED: Duration = Duration::from_mins(2);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
 #[derive(Debug)]
 pub(super) struct Root {
@@ -34,6 +34,8 @@ pub(super) enum RootError {
     Unreadable(#[from] CaError),
     #[error("{0}")]
     Facts(#[from] PeerError),
+    #[error("it is not a CA's certificate (basic constraints)")]
+    NotACa,
     #[error("its public key is not that of the private key")]
     OtherKey,
 }
@@ -50,6 +52,9 @@ impl Root {
         for root in &roots {
             let facts = Facts::of(root)?;
             if facts.public_key == key.public_key_raw() {
+                if !facts.is_ca {
+                    return Err(RootError::NotACa);
+                }
                 return Ok(Self {
                     issuer: Issuer::from_ca_cert_der(root, key)?,
                     not_after: facts.not_after,
@@ -79,7 +84,7 @@ impl Root {
             return Err(refused(format!("it signs for trust domain {own} only")));
         }
         if self.not_after <= now {
-            let at = self.not_after;
+            let at = rfc3339(self.not_after);
             return Err(refused(format!("its root expired at {at}; replace it")));
         }
         let request = CertificateSigningRequestParams::from_der(csr)
@@ -99,8 +104,7 @@ impl Root {
     }
 }
 
-/// A new self-signed root certificate for `key`. No part of it depends on anything but its
-/// arguments and chance, so that any node can make one; which one counts is the directory's affair.
+/// A new root certificate for `key`, named like istiod's.
 pub(super) fn self_signed(
     key: &KeyPair,
     trust_domain: &TrustDomain,

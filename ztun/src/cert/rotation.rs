@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn without_jitter_a_day_rotates_after_twelve_hours() {
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         assert_eq!(rotate_after(day, 0.5), day / 2);
     }
 
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn two_draws_give_two_rotation_times() {
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         assert!(rotate_after(day, 0.1) < rotate_after(day, 0.9));
         assert!(backoff(30, 0.1) < backoff(30, 0.9));
     }

@@ -13,12 +13,17 @@ use rustls::{
         CryptoProvider,
         aws_lc_rs::{cipher_suite, default_provider, kx_group},
     },
+    pki_types::UnixTime,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
+use time::OffsetDateTime;
 
-use super::verifier::{ClientIdentityVerifier, PeerError, ServerIdentityVerifier};
+use super::{
+    clock::rfc3339,
+    verifier::{ClientIdentityVerifier, PeerError, ServerIdentityVerifier},
+};
 use crate::mesh::{Identity, TrustDomain};
 
 /// The only protocol spoken over the mesh's TLS.
@@ -117,6 +122,16 @@ pub(super) fn describe(error: &Error) -> String {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "the certificate presented is not signed by a root of this mesh; check that both sides use the same CA".into()
         }
+        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => format!(
+            "the certificate presented expired at {}; check its side's CA and both clocks",
+            date(*not_after)
+        ),
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            format!(
+                "the certificate presented is not valid before {}; check both clocks",
+                date(*not_before)
+            )
+        }
         Error::InvalidCertificate(cause) => format!("the certificate presented is refused: {cause}"),
         Error::NoCertificatesPresented => {
             "no certificate was presented; in the mesh every client presents one".into()
@@ -131,6 +146,13 @@ pub(super) fn describe(error: &Error) -> String {
         }
         other => other.to_string(),
     }
+}
+
+fn date(at: UnixTime) -> String {
+    i64::try_from(at.as_secs())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .map_or_else(|| format!("{} s after 1970", at.as_secs()), rfc3339)
 }
 
 fn alert_hint(alert: AlertDescription) -> String {

@@ -129,7 +129,8 @@ impl ServerCertVerifier for ServerIdentityVerifier {
             intermediates,
             now,
             self.algorithms.all,
-        )?;
+        )
+        .map_err(unknown_issuer)?;
         let presented = x509::identity(end_entity)?;
         if !self.expected.contains(&presented) {
             let expected = joined(&self.expected);
@@ -178,7 +179,8 @@ impl ClientCertVerifier for ClientIdentityVerifier {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self
             .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
+            .verify_client_cert(end_entity, intermediates, now)
+            .map_err(unknown_issuer)?;
         let presented = x509::identity(end_entity)?;
         if !self.trusted.contains(presented.trust_domain()) {
             let trusted = joined(&self.trusted);
@@ -208,6 +210,16 @@ impl ClientCertVerifier for ClientIdentityVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
+    }
+}
+
+/// The roots of separate meshes mostly have the same name, and then webpki speaks of a bad signature.
+fn unknown_issuer(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            CertificateError::UnknownIssuer.into()
+        }
+        other => other,
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) struct Facts {
     pub not_after: OffsetDateTime,
     /// The bits of the subject public key.
     pub public_key: Vec<u8>,
+    pub is_ca: bool,
 }
 
 impl Facts {
@@ -27,6 +28,7 @@ impl Facts {
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
             public_key: parsed.public_key().subject_public_key.data.to_vec(),
+            is_ca: parsed.is_ca(),
         })
     }
 }

@@ -156,6 +156,7 @@ fn kubernetes_name(text: &str) -> Result<Arc<str>, IdentityError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -17,3 +17,7 @@ pub use route::Route;
 pub use service::{Endpoint, Service, ServiceKey};
 pub use snapshot::{Mesh, Snapshot};
 pub use workload::{PodName, Workload, WorkloadUid};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fixture;

@@ -122,3 +122,200 @@ impl Snapshot {
         Some((workload, SocketAddr::new(address, backend.port)))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::mesh::fixture::{arc, ip, service, workload};
+
+    fn route(snapshot: &Snapshot, destination: &str) -> Route {
+        let source = workload("client", &["10.9.9.9"]);
+        let mut random = SmallRng::seed_from_u64(7);
+        snapshot.route(&source, destination.parse().unwrap(), &mut random)
+    }
+
+    fn workload_address(route: &Route) -> SocketAddr {
+        match route {
+            Route::Workload { address, .. } => *address,
+            other => panic!("not routed to a workload: {other:?}"),
+        }
+    }
+
+    fn reason(route: Route) -> String {
+        match route {
+            Route::Unavailable { reason } => reason,
+            other => panic!("not unavailable: {other:?}"),
+        }
+    }
+
+    fn dual_stack() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1", "fd00::1"])));
+        snapshot.insert_workload(arc(workload("six", &["fd00::2"])));
+        snapshot.insert_workload(arc(workload("four", &["10.0.0.4"])));
+        snapshot.insert_service(arc(service(
+            "both",
+            &["10.1.0.1", "fd01::1"],
+            &[("a", true)],
+        )));
+        snapshot.insert_service(arc(service("to-six", &["10.1.0.2"], &[("six", true)])));
+        snapshot.insert_service(arc(service("to-four", &["fd01::4"], &[("four", true)])));
+        snapshot
+    }
+
+    #[test]
+    fn a_service_port_becomes_the_endpoints_port() {
+        let route = route(&dual_stack(), "10.1.0.1:80");
+        assert_eq!(workload_address(&route).to_string(), "10.0.0.1:8080");
+        let Route::Workload { service, .. } = route else {
+            unreachable!()
+        };
+        assert_eq!(service.unwrap().key.to_string(), "foo/both");
+    }
+
+    #[test]
+    fn an_endpoint_is_reached_by_the_vips_family_where_it_has_one() {
+        let snapshot = dual_stack();
+        for (vip, address) in [
+            ("[fd01::1]:80", "[fd00::1]:8080"),
+            ("[::ffff:10.1.0.1]:80", "10.0.0.1:8080"),
+            ("10.1.0.2:80", "[fd00::2]:8080"),
+            ("[fd01::4]:80", "10.0.0.4:8080"),
+        ] {
+            assert_eq!(
+                workload_address(&route(&snapshot, vip)).to_string(),
+                address,
+                "{vip}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_workloads_own_address_keeps_its_port() {
+        let snapshot = dual_stack();
+        for (destination, address) in [
+            ("10.0.0.1:9999", "10.0.0.1:9999"),
+            ("[::ffff:10.0.0.1]:9999", "10.0.0.1:9999"),
+            ("[fd00::1]:9999", "[fd00::1]:9999"),
+        ] {
+            let route = route(&snapshot, destination);
+            assert_eq!(workload_address(&route).to_string(), address);
+            assert!(matches!(route, Route::Workload { service: None, .. }));
+        }
+    }
+
+    #[test]
+    fn what_the_mesh_does_not_know_passes_through_in_its_own_family() {
+        for (destination, expected) in [
+            ("192.0.2.1:443", "192.0.2.1:443"),
+            ("[::ffff:192.0.2.1]:443", "192.0.2.1:443"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+        ] {
+            let Route::Passthrough { address } = route(&dual_stack(), destination) else {
+                panic!("{destination} did not pass through");
+            };
+            assert_eq!(address.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_port_that_the_service_does_not_have_is_unavailable() {
+        let reason = reason(route(&dual_stack(), "10.1.0.1:81"));
+        assert!(reason.contains("foo/both has no port 81"), "{reason}");
+        assert!(reason.contains("[80]"), "{reason}");
+    }
+
+    #[test]
+    fn a_service_without_ready_endpoints_is_unavailable() {
+        let mut snapshot = dual_stack();
+        snapshot.insert_service(arc(service("down", &["10.1.0.9"], &[("a", false)])));
+        snapshot.insert_service(arc(service("gone", &["10.1.0.8"], &[("nobody", true)])));
+        for vip in ["10.1.0.9:80", "10.1.0.8:80"] {
+            let reason = reason(route(&snapshot, vip));
+            assert!(reason.contains("no ready endpoint for port 80"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_equally_likely_also_among_many_that_are_not_known() {
+        let mut snapshot = Snapshot::default();
+        let names: Vec<String> = (0..40).map(|index| format!("w{index}")).collect();
+        for (index, name) in names.iter().take(4).enumerate() {
+            snapshot.insert_workload(arc(workload(name, &[&format!("10.0.0.{index}")])));
+        }
+        let endpoints: Vec<_> = names.iter().map(|name| (name.as_str(), true)).collect();
+        snapshot.insert_service(arc(service("s", &["10.1.0.1"], &endpoints)));
+        let source = workload("client", &[]);
+        let mut random = SmallRng::seed_from_u64(1);
+        let mut hits: BTreeMap<IpAddr, u32> = BTreeMap::new();
+        for _ in 0..4000 {
+            let route = snapshot.route(&source, "10.1.0.1:80".parse().unwrap(), &mut random);
+            *hits.entry(workload_address(&route).ip()).or_default() += 1;
+        }
+        assert_eq!(hits.len(), 4, "{hits:?}");
+        // 1000 each; five standard deviations are 137.
+        assert!(
+            hits.values().all(|hits| (863..=1137).contains(hits)),
+            "{hits:?}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_choice_is_a_ready_endpoint_and_each_can_be_chosen(
+            ready in proptest::collection::vec(any::<bool>(), 1..12),
+            seed in any::<u64>(),
+        ) {
+            let mut snapshot = Snapshot::default();
+            let names: Vec<String> = (0..ready.len()).map(|index| format!("w{index}")).collect();
+            for (index, name) in names.iter().enumerate() {
+                snapshot.insert_workload(arc(workload(name, &[&format!("10.0.0.{index}")])));
+            }
+            let endpoints: Vec<_> = names.iter().map(String::as_str).zip(ready.iter().copied()).collect();
+            snapshot.insert_service(arc(service("s", &["10.1.0.1"], &endpoints)));
+            // Another service's endpoint is never an answer.
+            snapshot.insert_workload(arc(workload("other", &["10.0.1.1"])));
+            snapshot.insert_service(arc(service("o", &["10.1.0.2"], &[("other", true)])));
+
+            let expected: std::collections::BTreeSet<IpAddr> = ready
+                .iter()
+                .enumerate()
+                .filter(|(_, ready)| **ready)
+                .map(|(index, _)| ip(&format!("10.0.0.{index}")))
+                .collect();
+            let source = workload("client", &[]);
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut chosen = std::collections::BTreeSet::new();
+            for _ in 0..400 {
+                match snapshot.route(&source, "10.1.0.1:80".parse().unwrap(), &mut random) {
+                    Route::Workload { address, .. } => {
+                        prop_assert_eq!(address.port(), 8080);
+                        chosen.insert(address.ip());
+                    }
+                    Route::Unavailable { .. } => prop_assert!(expected.is_empty()),
+                    Route::Passthrough { .. } => prop_assert!(false, "passed through"),
+                }
+            }
+            prop_assert_eq!(chosen, expected);
+        }
+
+        #[test]
+        fn mapped_and_plain_ipv4_are_the_same_destination(octets in any::<[u8; 4]>(), port in 1u16..) {
+            let plain = IpAddr::from(octets);
+            let IpAddr::V4(v4) = plain else { unreachable!() };
+            let mut snapshot = Snapshot::default();
+            snapshot.insert_workload(arc(workload("a", &[&plain.to_string()])));
+            let source = workload("client", &[]);
+            let mut random = SmallRng::seed_from_u64(1);
+            let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), port);
+            let route = snapshot.route(&source, mapped, &mut random);
+            prop_assert_eq!(workload_address(&route), SocketAddr::new(plain, port));
+        }
+    }
+}

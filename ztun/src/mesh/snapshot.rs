@@ -191,3 +191,124 @@ impl Mesh {
         self.version.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::fixture::{arc, born, ip, service, uid, workload};
+
+    fn name_at(snapshot: &Snapshot, address: &str) -> Option<String> {
+        let workload = snapshot.workload_by_address(ip(address))?;
+        Some(workload.pod.name.to_string())
+    }
+
+    #[test]
+    fn a_workload_is_found_by_uid_pod_and_every_address() {
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1", "fd00::1"])));
+        assert!(snapshot.workload(&uid("a")).is_some());
+        assert!(
+            snapshot
+                .workload_by_pod(&PodName::new("foo", "a"))
+                .is_some()
+        );
+        for address in ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1"] {
+            assert_eq!(
+                name_at(&snapshot, address).as_deref(),
+                Some("a"),
+                "{address}"
+            );
+        }
+        assert_eq!(name_at(&snapshot, "10.0.0.2"), None);
+    }
+
+    #[test]
+    fn a_removed_workload_is_found_nowhere() {
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1"])));
+        snapshot.remove_workload(&uid("a"));
+        assert!(snapshot.workload(&uid("a")).is_none());
+        assert!(
+            snapshot
+                .workload_by_pod(&PodName::new("foo", "a"))
+                .is_none()
+        );
+        assert_eq!(name_at(&snapshot, "10.0.0.1"), None);
+    }
+
+    #[test]
+    fn a_workload_that_moves_leaves_its_old_address() {
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1"])));
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.2"])));
+        assert_eq!(name_at(&snapshot, "10.0.0.1"), None);
+        assert_eq!(name_at(&snapshot, "10.0.0.2").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn the_newest_of_two_claimants_holds_an_address_whatever_the_order() {
+        let old = arc(born(1, workload("old", &["10.0.0.1"])));
+        let new = arc(born(2, workload("new", &["10.0.0.1"])));
+        for order in [[&old, &new], [&new, &old]] {
+            let mut snapshot = Snapshot::default();
+            for workload in order {
+                snapshot.insert_workload(Arc::clone(workload));
+            }
+            assert_eq!(name_at(&snapshot, "10.0.0.1").as_deref(), Some("new"));
+            assert_eq!(snapshot.contested_addresses().count(), 1);
+
+            snapshot.remove_workload(&uid("new"));
+            assert_eq!(name_at(&snapshot, "10.0.0.1").as_deref(), Some("old"));
+            assert_eq!(snapshot.contested_addresses().count(), 0);
+        }
+    }
+
+    #[test]
+    fn host_network_workloads_claim_no_address() {
+        let mut snapshot = Snapshot::default();
+        for name in ["a", "b"] {
+            let mut host = workload(name, &["10.0.0.1"]);
+            host.network_mode = NetworkMode::Host;
+            snapshot.insert_workload(arc(host));
+        }
+        assert_eq!(name_at(&snapshot, "10.0.0.1"), None);
+        assert_eq!(snapshot.contested_addresses().count(), 0);
+    }
+
+    #[test]
+    fn a_pod_that_came_back_outlives_its_predecessor() {
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1"])));
+        let mut successor = workload("a", &["10.0.0.2"]);
+        successor.uid = uid("a/second");
+        snapshot.insert_workload(arc(successor));
+        snapshot.remove_workload(&uid("a"));
+        let found = snapshot.workload_by_pod(&PodName::new("foo", "a"));
+        assert_eq!(found.map(|workload| &workload.uid), Some(&uid("a/second")));
+    }
+
+    #[test]
+    fn a_published_snapshot_is_untouched_by_later_changes() {
+        let mesh = Mesh::empty();
+        assert!(!mesh.synced());
+        let mut snapshot = Snapshot::default();
+        snapshot.insert_workload(arc(workload("a", &["10.0.0.1"])));
+        snapshot.insert_service(arc(service("s", &["10.1.0.1"], &[])));
+        mesh.publish(snapshot.clone());
+        snapshot.remove_workload(&uid("a"));
+        snapshot.remove_service(&ServiceKey::new("foo", "s"));
+        assert!(mesh.synced());
+        assert!(mesh.snapshot().workload(&uid("a")).is_some());
+        assert!(mesh.snapshot().service_by_vip(ip("10.1.0.1")).is_some());
+        assert!(snapshot.service_by_vip(ip("10.1.0.1")).is_none());
+    }
+
+    #[test]
+    fn watchers_learn_of_each_published_snapshot() {
+        let mesh = Mesh::empty();
+        let mut versions = mesh.versions();
+        assert_eq!(*versions.borrow_and_update(), 0);
+        mesh.publish(Snapshot::default());
+        assert_eq!(*versions.borrow_and_update(), 1);
+    }
+}

@@ -1,10 +1,53 @@
 //! Captures pods: kernel programs, routes and sysctls in their network namespaces. The only home of `unsafe`.
+//!
+//! A captured pod has programs and maps of its own, attached to its cgroup (`capture4`, `capture6`)
+//! and to its network namespace (`steer`), and listeners of this daemon in its namespace. The
+//! attachments are pinned: they outlive the daemon, whose listeners don't, and without listeners
+//! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
-use std::path::PathBuf;
+mod cgroup;
+pub mod hierarchy;
+mod link;
+mod listeners;
+mod netlink;
+mod netns;
+mod pins;
+mod prepare;
+mod programs;
+mod routes;
+mod sockets;
+mod state;
+mod sysctl;
+
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use crate::mesh::PodName;
+use self::{
+    cgroup::Cgroup,
+    netns::Netns,
+    pins::{Generation, PinDirectory},
+    prepare::Prepared,
+    programs::Programs,
+};
+pub use self::{
+    cgroup::CgroupError,
+    netns::NetnsError,
+    pins::{PinError, PodId},
+    prepare::PrepareError,
+    programs::{ProgramReport, ProgramsError, verify_all},
+    sockets::PodNetns,
+    state::CaptureState,
+};
+use crate::{mesh::PodName, proxy::pod::PodListeners};
 
 /// What a container runtime (or an operator) says of a pod that is to be captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +57,229 @@ pub struct PodSandbox {
     /// The pod's UID in Kubernetes; empty where there is none.
     #[serde(default)]
     pub uid: String,
+    /// The container runtime's ID of this sandbox; a pod that is restarted gets another.
+    #[serde(default)]
+    pub sandbox_id: String,
     /// The pod's network namespace, such as `/run/netns/cni-…` or `/proc/123/ns/net`.
     pub netns: PathBuf,
     /// The pod's cgroup directory (cgroup v2).
     pub cgroup: PathBuf,
+}
+
+/// Captures the node's pods.
+pub struct Redirect {
+    programs: Programs,
+    pins: PinDirectory,
+    /// The daemon's own network namespace.
+    home: Arc<Netns>,
+    /// Held while a pod's pins change.
+    changing: Mutex<()>,
+}
+
+/// A pod whose connections arrive at the daemon's listeners.
+#[derive(Debug)]
+pub struct CapturedPod {
+    /// The pod's own addresses, both families.
+    pub addresses: Vec<IpAddr>,
+    pub sockets: Arc<PodNetns>,
+    pub listeners: PodListeners,
+}
+
+/// Why the daemon can capture no pod at all.
+#[derive(Debug, Error)]
+pub enum RedirectError {
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}
+
+/// Why a pod was not captured; nothing was changed then.
+#[derive(Debug, Error)]
+pub enum EnrolError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+}
+
+impl Redirect {
+    /// Checks that this kernel takes the programs, and opens the directory for pins: on a bpffs,
+    /// which is mounted if there is none.
+    pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
+        let programs = Programs::new()?;
+        programs.load(&[], &PodListeners::default())?;
+        Ok(Self {
+            programs,
+            pins: PinDirectory::open(pin_directory)?,
+            home: Arc::new(Netns::current()?),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Captures a pod. Blocks for some milliseconds.
+    ///
+    /// A pod that is captured already, by this daemon or one before it, is captured anew: the new
+    /// listeners take over before the old ones are cut off, and there is no moment between.
+    pub fn enrol(&self, sandbox: &PodSandbox) -> Result<CapturedPod, EnrolError> {
+        let netns = self.open_netns(sandbox)?;
+        let cgroup = Cgroup::open(&sandbox.cgroup)?;
+        let _changing = self.lock();
+        let prepared = netns.run(prepare::prepare)??;
+        if let Err(error) = self.attach(sandbox, &netns, &cgroup, &prepared) {
+            netns.run(|| prepared.into_changes().undo())?;
+            return Err(error);
+        }
+        let addresses = prepared.addresses;
+        Ok(CapturedPod {
+            sockets: Arc::new(PodNetns::new(
+                netns,
+                addresses.clone(),
+                Arc::clone(&self.home),
+            )),
+            addresses,
+            listeners: prepared.listeners,
+        })
+    }
+
+    /// Sets a pod free; also one whose namespace is gone, or that was never captured.
+    ///
+    /// In a namespace that still lives, the rules and the route for marked packets stay: sockets
+    /// whose connections were captured keep the mark, and without the rules what they still send
+    /// would leave in clear.
+    pub fn release(&self, sandbox: &PodSandbox) -> Result<(), PinError> {
+        self.release_id(&PodId::of(sandbox))
+    }
+
+    /// As [`release`](Self::release), for a pod that only its pins tell of.
+    pub fn release_id(&self, pod: &PodId) -> Result<(), PinError> {
+        let _changing = self.lock();
+        self.pins
+            .generations(pod)
+            .iter()
+            .try_for_each(|generation| self.pins.remove(pod, generation))
+    }
+
+    /// The pods that are pinned, by this daemon or one before it.
+    pub fn pinned(&self) -> Result<Vec<PodId>, PinError> {
+        self.pins.pods()
+    }
+
+    /// The pinned pods that none of `known` is. Those that are gone are forgotten; the others still
+    /// run and are closed, which only their operator may change.
+    pub fn orphans<'a>(
+        &self,
+        known: impl IntoIterator<Item = &'a PodSandbox>,
+    ) -> Result<Vec<PodId>, PinError> {
+        let known: BTreeSet<PodId> = known.into_iter().map(PodId::of).collect();
+        let mut orphans = Vec::new();
+        for pod in self
+            .pinned()?
+            .into_iter()
+            .filter(|pod| !known.contains(pod))
+        {
+            if self
+                .pins
+                .generations(&pod)
+                .iter()
+                .any(Generation::is_attached)
+            {
+                orphans.push(pod);
+            } else {
+                self.release_id(&pod)?;
+            }
+        }
+        Ok(orphans)
+    }
+
+    /// Whether the kernel captures the pod at this moment.
+    pub fn check(&self, sandbox: &PodSandbox) -> CaptureState {
+        state::check(self, sandbox)
+    }
+
+    /// How often the pod's programs gave each verdict; nothing for a pod that isn't captured.
+    pub fn verdicts(&self, sandbox: &PodSandbox) -> Vec<(ztun_common::Verdict, u64)> {
+        state::verdicts(self, sandbox)
+    }
+
+    fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {
+        let netns = Netns::open(&sandbox.netns)?;
+        if netns.id() == self.home.id() {
+            return Err(NetnsError::Host {
+                path: sandbox.netns.clone(),
+            });
+        }
+        Ok(netns)
+    }
+
+    /// Attaches a new generation of the pod's programs, and takes off the ones before it.
+    fn attach(
+        &self,
+        sandbox: &PodSandbox,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        prepared: &Prepared,
+    ) -> Result<(), EnrolError> {
+        let programs = self
+            .programs
+            .load(&prepared.addresses, &prepared.listeners)?;
+        let pod = PodId::of(sandbox);
+        let previous = self.pins.generations(&pod);
+        let generation = self.pins.create(&pod)?;
+        if let Err(error) = programs.attach(netns, cgroup, &generation) {
+            self.pins.remove(&pod, &generation)?;
+            return Err(error.into());
+        }
+        for generation in &previous {
+            if let Err(error) = self.pins.remove(&pod, generation) {
+                // It has no listeners, or soon none: it refuses, and the pod is not free.
+                tracing::warn!(pod = %sandbox.pod, %error, "cannot take off an earlier capture");
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // The lock guards files, not memory: a panic leaves nothing that the next holder can't read.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error with its causes: the loader's errors name the call and keep the reason below it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redirect")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<programs::AttachError> for EnrolError {
+    fn from(error: programs::AttachError) -> Self {
+        match error {
+            programs::AttachError::Programs(error) => error.into(),
+            programs::AttachError::Pin(error) => error.into(),
+        }
+    }
 }

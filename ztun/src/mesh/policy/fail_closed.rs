@@ -1,6 +1,6 @@
 //! Policies that exist but can't be enforced as written: nobody enters their target.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{Denial, Selector};
 use crate::mesh::workload::Workload;
@@ -33,5 +33,19 @@ impl Target {
         let namespace = self.namespace.as_ref();
         namespace.is_none_or(|namespace| *namespace == workload.pod.namespace)
             && self.selector.matches(&workload.labels)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("every workload")?;
+        for (index, (label, value)) in self.selector.0.iter().enumerate() {
+            let word = if index == 0 { "with" } else { "and" };
+            write!(f, " {word} {label}={value}")?;
+        }
+        match &self.namespace {
+            Some(namespace) => write!(f, " of namespace {namespace}"),
+            None => f.write_str(" of the mesh"),
+        }
     }
 }

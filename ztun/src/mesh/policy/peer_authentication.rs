@@ -130,3 +130,178 @@ impl fmt::Display for PeerAuthentication {
         write!(f, "PeerAuthentication {}/{}", self.namespace, self.name)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::mesh::{
+        Decision, Policies,
+        fixture::{ip, workload},
+    };
+
+    const ROOT: &str = "istio-system";
+    const STRICT: Option<MtlsMode> = Some(MtlsMode::Strict);
+    const PERMISSIVE: Option<MtlsMode> = Some(MtlsMode::Permissive);
+
+    fn policy(namespace: &str, name: &str, mode: Option<MtlsMode>) -> PeerAuthentication {
+        PeerAuthentication {
+            namespace: namespace.into(),
+            name: name.into(),
+            created: None,
+            selector: Selector::default(),
+            mode,
+            port_modes: BTreeMap::new(),
+        }
+    }
+
+    /// For the workload `a` of namespace `foo`.
+    fn selected(mode: Option<MtlsMode>, ports: &[(u16, Option<MtlsMode>)]) -> PeerAuthentication {
+        PeerAuthentication {
+            selector: Selector(BTreeMap::from([("app".into(), "a".into())])),
+            port_modes: ports.iter().copied().collect(),
+            ..policy("foo", "selected", mode)
+        }
+    }
+
+    fn aged(seconds: i64, policy: PeerAuthentication) -> PeerAuthentication {
+        PeerAuthentication {
+            created: Some(OffsetDateTime::from_unix_timestamp(seconds).unwrap()),
+            ..policy
+        }
+    }
+
+    fn mode(policies: &[PeerAuthentication], name: &str, port: u16) -> Option<MtlsMode> {
+        let all = PeerAuthentications::new(ROOT, policies.iter().cloned());
+        let (mode, _) = all.effective(&workload(name, &["10.0.0.1"]), port)?;
+        Some(mode)
+    }
+
+    #[test]
+    fn nothing_is_set_without_policies() {
+        assert_eq!(mode(&[], "a", 80), None);
+        assert_eq!(mode(&[policy("bar", "default", STRICT)], "a", 80), None);
+    }
+
+    #[test]
+    fn the_narrowest_policy_that_sets_a_mode_wins() {
+        let mesh = policy(ROOT, "default", STRICT);
+        assert_eq!(mode(std::slice::from_ref(&mesh), "a", 80), STRICT);
+        let namespace = policy("foo", "default", PERMISSIVE);
+        assert_eq!(
+            mode(&[mesh.clone(), namespace.clone()], "a", 80),
+            PERMISSIVE
+        );
+        let both = [mesh, namespace, selected(STRICT, &[])];
+        assert_eq!(mode(&both, "a", 80), STRICT);
+        assert_eq!(
+            mode(&both, "b", 80),
+            PERMISSIVE,
+            "the selector does not match it"
+        );
+    }
+
+    #[test]
+    fn an_unset_mode_inherits() {
+        let mesh = policy(ROOT, "default", STRICT);
+        let namespace = policy("foo", "default", None);
+        assert_eq!(mode(&[mesh.clone(), namespace.clone()], "a", 80), STRICT);
+        let all = [
+            mesh,
+            namespace,
+            selected(None, &[(80, None), (81, PERMISSIVE)]),
+        ];
+        assert_eq!(mode(&all, "a", 80), STRICT);
+        assert_eq!(mode(&all, "a", 81), PERMISSIVE);
+    }
+
+    #[test]
+    fn a_port_s_mode_is_for_that_port_and_needs_a_selector() {
+        let with_selector = selected(STRICT, &[(8080, PERMISSIVE)]);
+        assert_eq!(
+            mode(std::slice::from_ref(&with_selector), "a", 8080),
+            PERMISSIVE
+        );
+        assert_eq!(mode(&[with_selector], "a", 80), STRICT);
+        let mut without_selector = selected(STRICT, &[(8080, PERMISSIVE)]);
+        without_selector.selector = Selector::default();
+        assert_eq!(mode(&[without_selector], "a", 8080), STRICT);
+    }
+
+    #[test]
+    fn the_oldest_of_equals_wins_and_unknown_age_is_youngest() {
+        let old = aged(1, policy("foo", "z", STRICT));
+        let young = aged(2, policy("foo", "a", PERMISSIVE));
+        let ageless = policy("foo", "0", PERMISSIVE);
+        assert_eq!(mode(&[ageless, young, old], "a", 80), STRICT);
+        let first = policy("foo", "a", STRICT);
+        let second = policy("foo", "b", PERMISSIVE);
+        assert_eq!(mode(&[second, first], "a", 80), STRICT);
+    }
+
+    #[test]
+    fn a_root_namespace_policy_with_a_selector_leaves_other_namespaces_alone() {
+        let mut root = selected(STRICT, &[]);
+        root.namespace = ROOT.into();
+        assert_eq!(mode(&[root], "a", 80), None);
+    }
+
+    #[test]
+    fn strict_denies_plaintext_by_name_and_lets_mutual_tls_in() {
+        let policies = Policies {
+            peer_authentications: PeerAuthentications::new(
+                ROOT,
+                [policy("foo", "default", STRICT)],
+            ),
+            fail_closed: Vec::new(),
+        };
+        let destination = workload("a", &["10.0.0.1"]);
+        let mut connection = Connection {
+            source: None,
+            source_address: (ip("10.0.0.2"), 40000).into(),
+            destination: &destination,
+            destination_address: (ip("10.0.0.1"), 80).into(),
+        };
+        let Decision::Deny(denial) = policies.authorize(&connection) else {
+            panic!("plaintext was let in");
+        };
+        assert_eq!(&*denial.policy, "PeerAuthentication foo/default");
+        connection.source = Some(&destination.identity);
+        assert_eq!(policies.authorize(&connection), Decision::Allow);
+    }
+
+    #[test]
+    fn a_fail_closed_policy_denies_whoever_comes_to_its_target() {
+        let denial = Denial {
+            policy: "AuthorizationPolicy foo/p".into(),
+            reason: "not supported".into(),
+        };
+        let target = |namespace: Option<&str>, app: &str| super::super::Target {
+            namespace: namespace.map(Arc::from),
+            selector: Selector(BTreeMap::from([("app".into(), app.into())])),
+        };
+        let destination = workload("a", &["10.0.0.1"]);
+        let connection = Connection {
+            source: Some(&destination.identity),
+            source_address: (ip("10.0.0.2"), 40000).into(),
+            destination: &destination,
+            destination_address: (ip("10.0.0.1"), 80).into(),
+        };
+        for (target, denied) in [
+            (target(Some("foo"), "a"), true),
+            (target(None, "a"), true),
+            (target(Some("foo"), "b"), false),
+            (target(Some("bar"), "a"), false),
+        ] {
+            let policies = Policies {
+                peer_authentications: PeerAuthentications::default(),
+                fail_closed: vec![super::super::FailClosed {
+                    target: target.clone(),
+                    denial: denial.clone(),
+                }],
+            };
+            let decision = policies.authorize(&connection);
+            assert_eq!(matches!(decision, Decision::Deny(_)), denied, "{target:?}");
+        }
+    }
+}

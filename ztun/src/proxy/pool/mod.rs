@@ -51,11 +51,11 @@ type SetUp = watch::Receiver<Option<ProxyError>>;
 pub struct PooledTunnel {
     pub tunnel: Tunnel,
     /// Held until the relay is over.
-    _lease: Lease,
+    pub lease: Lease,
 }
 
 #[derive(Debug)]
-struct Lease {
+pub struct Lease {
     pool: Arc<Pool>,
     key: PoolKey,
     id: ConnectionId,
@@ -106,10 +106,7 @@ impl Pool {
         let (connection, lease) = self.connection(key, sockets).await?;
         let limit = self.settings.timeouts.connect_response;
         match connection.open(request, limit).await {
-            Ok(tunnel) => Ok(PooledTunnel {
-                tunnel,
-                _lease: lease,
-            }),
+            Ok(tunnel) => Ok(PooledTunnel { tunnel, lease }),
             Err(error) => {
                 if matches!(
                     error,

@@ -82,7 +82,7 @@ mod tests {
             let mut written = Vec::new();
             let mut writes = writes.iter().cycle();
             for (i, length) in frames.iter().enumerate() {
-                let frame: Vec<u8> = (0..*length).map(|j| (i * 31 + j) as u8).collect();
+                let frame: Vec<u8> = (0..*length).map(|j| ((i * 31 + j) % 251).to_le_bytes()[0]).collect();
                 expected.extend_from_slice(&frame);
                 backlog.push(frame.into());
                 if i % 3 == 0 {

@@ -1,0 +1,127 @@
+//! Much data, and many connections.
+
+use std::hash::{DefaultHasher, Hasher};
+
+use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use ztun_tests::{Family, Mesh, app, scenario};
+
+use crate::{PORT, SERVICE_PORT, two_nodes};
+
+const TOTAL: usize = 100 << 20;
+const CHUNK: usize = 64 << 10;
+const CONNECTIONS: usize = 1000;
+
+#[test]
+fn a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node() {
+    scenario(two_nodes(), async |mesh| {
+        carries_much(mesh, "shop/near").await
+    });
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_intact_both_ways_on_another_node() {
+    scenario(two_nodes(), async |mesh| {
+        carries_much(mesh, "shop/far").await
+    });
+}
+
+#[test]
+fn a_thousand_connections_at_once_work() {
+    scenario(two_nodes(), async |mesh| {
+        let client = mesh.pod("shop/client");
+        let echo = mesh.pod("shop/far").echo(PORT)?;
+        let to = mesh.service("shop/far").at(Family::V4, SERVICE_PORT);
+        let connecting = (0..CONNECTIONS).map(async |number| -> Result<TcpStream> {
+            let mut stream = client.connect(to).await.context("connect")?;
+            let text = format!("connection {number}");
+            assert_eq!(app::exchange(&mut stream, &text).await?, text);
+            Ok(stream)
+        });
+        let mut streams = try_join_all(connecting).await?;
+        assert_eq!(echo.peers().len(), CONNECTIONS);
+        // All are open now; each still has its own peer.
+        let again = streams.iter_mut().enumerate();
+        try_join_all(again.map(async |(number, stream)| -> Result<()> {
+            let text = format!("again {number}");
+            assert_eq!(app::exchange(stream, &text).await?, text);
+            Ok(())
+        }))
+        .await?;
+        Ok(())
+    });
+}
+
+/// Both directions at once, each with bytes of its own.
+async fn carries_much(mesh: &Mesh, server: &str) -> Result<()> {
+    const UP: u64 = 1;
+    const DOWN: u64 = 2;
+    let (received, mut checksum) = tokio::sync::mpsc::channel(1);
+    let server = mesh.pod(server);
+    let _server = server.serve(PORT, move |stream: TcpStream, _| {
+        let received = received.clone();
+        async move {
+            let (read, write) = stream.into_split();
+            let (sent, got) = tokio::join!(send(write, DOWN), receive(read));
+            sent?;
+            // The test that waits for this has failed if nobody listens.
+            let _ = received.send(got?).await;
+            Ok(())
+        }
+    })?;
+    let to = server.at(Family::V4, PORT);
+    let stream = mesh.pod("shop/client").connect(to).await?;
+    let (read, write) = stream.into_split();
+    let (sent, got) = tokio::join!(send(write, UP), receive(read));
+    sent?;
+    assert_eq!(got?, checksum_of(DOWN));
+    assert_eq!(checksum.recv().await, Some(checksum_of(UP)));
+    Ok(())
+}
+
+async fn send(mut stream: impl AsyncWrite + Unpin, seed: u64) -> std::io::Result<()> {
+    for chunk in chunks(seed) {
+        stream.write_all(&chunk).await?;
+    }
+    stream.shutdown().await
+}
+
+async fn receive(mut stream: impl AsyncRead + Unpin) -> std::io::Result<(usize, u64)> {
+    let mut buffer = vec![0; CHUNK];
+    let mut total = 0;
+    let mut hasher = DefaultHasher::new();
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok((total, hasher.finish()));
+        }
+        total += length;
+        hasher.write(&buffer[..length]);
+    }
+}
+
+fn checksum_of(seed: u64) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    for chunk in chunks(seed) {
+        hasher.write(&chunk);
+    }
+    (TOTAL, hasher.finish())
+}
+
+/// Bytes without a pattern that a swap of two blocks would keep (Knuth's MMIX generator).
+fn chunks(seed: u64) -> impl Iterator<Item = Vec<u8>> {
+    let mut state = seed;
+    (0..TOTAL / CHUNK).map(move |_| {
+        let words = std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()
+        });
+        words.take(CHUNK / 8).flatten().collect()
+    })
+}

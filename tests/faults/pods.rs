@@ -1,0 +1,82 @@
+//! Pods that come twice, go without a word, or never were.
+
+use ztun_tests::{
+    Enrolment, Family, Mesh, MeshBuilder, PodSpec, cni::CniCommand, run, scenario, wait,
+};
+
+use crate::{PORT, reaches, shop_and_outsider};
+
+#[test]
+fn a_pod_whose_namespace_is_deleted_does_not_hold_up_the_others() {
+    let mesh = shop_and_outsider().pod(PodSpec::new("shop/doomed").on("a"));
+    scenario(mesh, async |mesh| {
+        let name = run::pod_namespace(mesh.name(), "shop-doomed");
+        run::remove_named_namespace(&name)?;
+        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
+        let _echo = server.echo(PORT)?;
+        assert!(reaches(client, server, Family::V4).await);
+        // The runtime tells of it late, and the daemon must not mind.
+        mesh.cni(CniCommand::Del, mesh.pod("shop/doomed")).await?;
+        assert!(reaches(client, server, Family::V4).await);
+        // A daemon that starts afterwards finds no namespace to reconcile.
+        mesh.node("a").restart_daemon().await?;
+        assert!(reaches(client, server, Family::V4).await);
+        Ok(())
+    });
+}
+
+#[test]
+fn enrolling_a_pod_without_a_namespace_fails_and_leaves_nothing() {
+    let pod = PodSpec::new("shop/gone").enrolment(Enrolment::Later);
+    scenario(Mesh::builder().nodes(["a"]).pod(pod), async |mesh| {
+        let name = run::pod_namespace(mesh.name(), "shop-gone");
+        run::remove_named_namespace(&name)?;
+        let refused = mesh.cni(CniCommand::Add, mesh.pod("shop/gone")).await;
+        assert!(refused.is_err());
+        let status = mesh.node("a").status().await?;
+        assert!(!status["pods"].to_string().contains("gone"), "{status}");
+        Ok(())
+    });
+}
+
+#[test]
+fn enrolment_by_hand_is_the_same_as_by_cni() {
+    scenario(one_outside(), async |mesh| {
+        let pod = mesh.pod("shop/pod");
+        let netns = pod.netns.path().display().to_string();
+        let cgroup = pod.cgroup.path().display().to_string();
+        let node = mesh.node("a");
+        let arguments = [
+            "enrol", "--netns", &netns, "--cgroup", &cgroup, "--pod", "shop/pod", "--uid", &pod.uid,
+        ];
+        for _ in 0..2 {
+            let output = node.ztun(&arguments).await?;
+            assert!(output.status.success(), "{output:?}");
+        }
+        mesh.cni(CniCommand::Check, pod).await?;
+        let output = node.ztun(&["unenrol", "--pod", "shop/pod"]).await?;
+        assert!(output.status.success(), "{output:?}");
+        assert!(mesh.cni(CniCommand::Check, pod).await.is_err());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_unenrolled_pod_talks_in_clear_again() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let outside = mesh.pod("outside/client");
+        let _echo = outside.echo(PORT)?;
+        mesh.unenrol("shop/client").await?;
+        mesh.node("a").kill_daemon().await?;
+        let client = mesh.pod("shop/client");
+        wait::until("the pod talks without a daemon", async || {
+            reaches(client, outside, Family::V4).await
+        })
+        .await
+    });
+}
+
+fn one_outside() -> MeshBuilder {
+    let pod = PodSpec::new("shop/pod").enrolment(Enrolment::Later);
+    Mesh::builder().nodes(["a"]).pod(pod)
+}

@@ -1,0 +1,3 @@
+//! What others rely on: the contract of CNI.
+
+mod cni;

@@ -1,0 +1,114 @@
+//! Cgroups (v2) of pods and daemons.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io, iter,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// How long killed processes may take to leave their cgroup.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Creates the cgroup `name` (a path relative to the cgroup2 root).
+    pub fn create(name: &Path) -> Result<Self> {
+        let path = root()?.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("create cgroup {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path below the cgroup2 root, with a leading slash, as container runtimes pass it on.
+    pub fn path_in_hierarchy(&self) -> Result<PathBuf> {
+        let below = self.path.strip_prefix(root()?)?;
+        Ok(Path::new("/").join(below))
+    }
+
+    /// The file that a process writes `0` to, to join.
+    pub fn procs(&self) -> Result<File> {
+        let path = self.path.join("cgroup.procs");
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))
+    }
+}
+
+/// Where the cgroup2 hierarchy is mounted.
+pub fn root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let root = mounts.lines().find_map(cgroup2_mount_point);
+    ensure!(root.is_some(), "no cgroup2 is mounted: mount one");
+    Ok(root.unwrap_or_default())
+}
+
+fn cgroup2_mount_point(line: &str) -> Option<PathBuf> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let is_cgroup2 = filesystem.split(' ').next()? == "cgroup2";
+    is_cgroup2.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+}
+
+/// Kills what runs in the cgroup and its children, and removes them.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    if !path.is_dir() {
+        return Ok(());
+    }
+    fs::write(path.join("cgroup.kill"), "1")?;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
+    for directory in children_first(path)? {
+        loop {
+            match fs::remove_dir(&directory) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+                {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn children_first(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            found.extend(children_first(&entry.path())?);
+        }
+    }
+    found.extend(iter::once(path.to_owned()));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_cgroup2_beside_the_controllers_of_cgroup1() {
+        let cpu = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
+        let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2_mount_point(cpu), None);
+        assert_eq!(
+            cgroup2_mount_point(unified),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! A node's daemon: `ztun node` as a process.
+
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::{
+    cgroup::Cgroup,
+    namespace::{Netns, confine},
+    sockets::beside_this_program,
+    wait,
+};
+
+/// Where each daemon answers inside its own node's network namespace.
+pub const READINESS: SocketAddr = loopback(15021);
+pub const METRICS: SocketAddr = loopback(15020);
+pub const ADMIN: SocketAddr = loopback(15000);
+
+/// A daemon has this long to be ready.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A daemon has this long to drain.
+const EXIT_TIMEOUT: Duration = Duration::from_mins(1);
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub struct Daemon {
+    process: Child,
+    log: PathBuf,
+}
+
+/// The binary under test: `ZTUN_BIN`, or the one that was built beside the tests.
+pub fn binary() -> Result<PathBuf> {
+    let path = match env::var_os("ZTUN_BIN") {
+        Some(path) => path.into(),
+        None => beside_this_program("ztun")?,
+    };
+    ensure!(
+        path.exists(),
+        "there is no {}: run `cargo xtask build`, or set ZTUN_BIN",
+        path.display()
+    );
+    Ok(path)
+}
+
+impl Daemon {
+    /// Starts a daemon; it is not ready yet.
+    pub fn start(configuration: &Path, log: &Path, netns: &Netns, cgroup: &Cgroup) -> Result<Self> {
+        let output = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))?;
+        let mut command = std::process::Command::new(binary()?);
+        command
+            .args(["node", "--config"])
+            .arg(configuration)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        // Its settings are in the file alone: what steers the tests is none of its business.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"ZTUN_") {
+                command.env_remove(name);
+            }
+        }
+        confine(&mut command, netns, cgroup)?;
+        let process = Command::from(command)
+            // Ctrl-C on a demo must not end the daemons before the demo does.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start the daemon")?;
+        Ok(Self {
+            process,
+            log: log.to_owned(),
+        })
+    }
+
+    pub async fn wait_until_ready(&mut self, netns: &Netns) -> Result<()> {
+        let process = &mut self.process;
+        let mut exited = None;
+        let ready = wait::until_within(START_TIMEOUT, "the daemon is not ready", async || {
+            exited = process.try_wait().ok().flatten();
+            exited.is_some() || is_ready(netns)
+        })
+        .await;
+        if let Some(status) = exited {
+            anyhow::bail!("the daemon has ended at once: {status}\n{}", self.log());
+        }
+        ready.with_context(|| self.log())
+    }
+
+    pub fn pid(&self) -> Result<Pid> {
+        let pid = self.process.id().context("the daemon has ended")?;
+        Ok(Pid::from_raw(i32::try_from(pid)?))
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(self.pid()?, signal).with_context(|| format!("send {signal} to the daemon"))
+    }
+
+    /// Waits for the daemon to end by itself; answers whether it did so without an error.
+    pub async fn ended(&mut self) -> Result<bool> {
+        let status = timeout(EXIT_TIMEOUT, self.process.wait())
+            .await
+            .context("the daemon does not end")??;
+        Ok(status.success())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// GETs `path` of the daemon's server at `address` in `netns`: the status line's code and the body.
+pub fn http_get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    netns.run(|| -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
+        stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let code = head.split(' ').nth(1).context("no HTTP status")?;
+        Ok((code.parse()?, body.to_owned()))
+    })?
+}
+
+fn is_ready(netns: &Netns) -> bool {
+    http_get(netns, READINESS, "/healthz/ready").is_ok_and(|(code, _)| code == 200)
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

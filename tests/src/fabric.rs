@@ -1,0 +1,49 @@
+//! The network between the nodes: a bridge in a namespace of its own, where traffic can be captured.
+
+use anyhow::Result;
+
+use crate::{
+    capture::Capture,
+    namespace::Netns,
+    netlink::Netlink,
+    node::{Node, UPLINK, V4_PREFIX, V6_PREFIX},
+};
+
+const BRIDGE: &str = "fabric";
+
+pub(crate) struct Fabric {
+    netns: Netns,
+}
+
+impl Fabric {
+    /// Connects the nodes, and routes each one's pod networks to it.
+    pub(crate) async fn connect(mesh: &str, nodes: &[Node]) -> Result<Self> {
+        let netns = Netns::create(&format!("{mesh}fabric"))?;
+        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        let links = Netlink::open(&netns)?;
+        links.add_bridge(BRIDGE).await?;
+        for (number, node) in nodes.iter().enumerate() {
+            let port = format!("node{number}");
+            links.add_veth(&port, BRIDGE, UPLINK, &node.netns).await?;
+        }
+        for node in nodes {
+            let uplink = Netlink::open(&node.netns)?;
+            uplink.bring_up(UPLINK).await?;
+            for (address, prefix) in node.addresses().into_iter().zip([V4_PREFIX, V6_PREFIX]) {
+                uplink.add_address(UPLINK, address, prefix).await?;
+            }
+            for other in nodes.iter().filter(|other| other.name != node.name) {
+                let routes = other.pod_networks().into_iter().zip(other.addresses());
+                for ((network, prefix), gateway) in routes {
+                    uplink.add_route(network, prefix, gateway).await?;
+                }
+            }
+        }
+        Ok(Self { netns })
+    }
+
+    /// Starts to record what crosses the network between the nodes.
+    pub(crate) fn capture(&self) -> Result<Capture> {
+        Capture::start(&self.netns)
+    }
+}

@@ -1,0 +1,393 @@
+//! A mesh: nodes, a fabric between them, pods, services, and the directory that describes them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use serde_json::{Value, json};
+
+use crate::{
+    capture::Capture,
+    cgroup::{self, Cgroup},
+    cni::{self, CniCommand, When},
+    daemon,
+    fabric::Fabric,
+    manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
+    namespace::Netns,
+    netlink::Netlink,
+    node::{Node, POD_BRIDGE, without_address_detection},
+    pod::{Enrolment, Pod, PodSpec},
+    run::{self, Run},
+    service::Service,
+};
+
+/// A mesh that is to be.
+#[derive(Clone, Debug, Default)]
+pub struct MeshBuilder {
+    nodes: Vec<String>,
+    pods: Vec<PodSpec>,
+    services: Vec<ServiceSpec>,
+    manifests: Vec<Manifest>,
+    settings: Vec<(String, Value)>,
+    pub(crate) programs: Vec<String>,
+}
+
+/// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
+pub struct Mesh {
+    name: String,
+    pub directory: MeshDirectory,
+    services: Vec<Service>,
+    pods: Vec<Pod>,
+    nodes: Vec<Node>,
+    fabric: Fabric,
+    // Dropped last: removes what the fields above name.
+    _owned: Owned,
+}
+
+struct Owned(String);
+
+impl MeshBuilder {
+    #[must_use]
+    pub fn nodes<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.nodes.extend(names.into_iter().map(str::to_owned));
+        self
+    }
+
+    #[must_use]
+    pub fn pod(mut self, pod: PodSpec) -> Self {
+        self.pods.push(pod);
+        self
+    }
+
+    #[must_use]
+    pub fn service(mut self, service: ServiceSpec) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    #[must_use]
+    pub fn peer_authentication(mut self, namespace: &str, mode: MtlsMode) -> Self {
+        let manifest = Manifest::peer_authentication(namespace, mode);
+        self.manifests.push(manifest);
+        self
+    }
+
+    /// Adds an object to the mesh directory.
+    #[must_use]
+    pub fn manifest(mut self, manifest: Manifest) -> Self {
+        self.manifests.push(manifest);
+        self
+    }
+
+    /// Sets a key of every daemon's configuration, such as `timeouts.drain`.
+    #[must_use]
+    pub fn setting(mut self, path: &str, value: Value) -> Self {
+        self.settings.push((path.into(), value));
+        self
+    }
+
+    /// Names a program that the test starts: where it is not installed, the test can't run.
+    #[must_use]
+    pub fn needs(mut self, program: &str) -> Self {
+        self.programs.push(program.into());
+        self
+    }
+
+    /// Builds the network, the pods and the mesh directory, and writes the daemons' configuration; starts none.
+    pub async fn build(self) -> Result<Mesh> {
+        let name = Run::current()?.mesh_name();
+        let owned = Owned(name.clone());
+        let files = run::files(&name);
+        let directory = MeshDirectory::create(files.join("mesh"))?;
+        let mut nodes = Vec::new();
+        for (number, node) in (1..).zip(&self.nodes) {
+            nodes.push(Node::create(node, number, &name, files.join(node)).await?);
+        }
+        let fabric = Fabric::connect(&name, &nodes).await?;
+        let mut mesh = Mesh {
+            name,
+            directory,
+            services: (1..).zip(self.services).map(Service::new).collect(),
+            pods: Vec::new(),
+            nodes,
+            fabric,
+            _owned: owned,
+        };
+        for pod in self.pods {
+            mesh.add_pod(pod).await?;
+        }
+        mesh.describe(&self.manifests)?;
+        for node in &mesh.nodes {
+            node.configure(&mesh.configuration(node, &files, &self.settings))?;
+        }
+        Ok(mesh)
+    }
+
+    /// Builds the mesh, starts every daemon, and enrols the pods that are to be enrolled.
+    pub async fn start(self) -> Result<Mesh> {
+        let mesh = self.build().await?;
+        try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
+        for pod in &mesh.pods {
+            if pod.spec.enrolment == Enrolment::Enrolled {
+                mesh.add_to_daemon(pod, When::InMesh).await?;
+            }
+        }
+        Ok(mesh)
+    }
+}
+
+impl Mesh {
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
+    }
+
+    /// The prefix of everything that this mesh puts on the machine.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// # Panics
+    /// When there is no such node: the test names one that it has not built.
+    pub fn node(&self, name: &str) -> &Node {
+        let node = self.nodes.iter().find(|node| node.name == name);
+        node.unwrap_or_else(|| panic!("there is no node {name}"))
+    }
+
+    /// # Panics
+    /// When there is no pod `namespace/name`.
+    pub fn pod(&self, path: &str) -> &Pod {
+        let pod = self.pods.iter().find(|pod| pod.path() == path);
+        pod.unwrap_or_else(|| panic!("there is no pod {path}"))
+    }
+
+    /// # Panics
+    /// When there is no service `namespace/name`.
+    pub fn service(&self, path: &str) -> &Service {
+        let service = self.services.iter().find(|service| service.path() == path);
+        service.unwrap_or_else(|| panic!("there is no service {path}"))
+    }
+
+    /// The node that `pod` is on.
+    pub fn node_of(&self, pod: &Pod) -> &Node {
+        self.node(&pod.spec.node)
+    }
+
+    /// Starts to record what crosses the network between the nodes.
+    pub fn capture(&self) -> Result<Capture> {
+        self.fabric.capture()
+    }
+
+    /// Creates or replaces an object of the mesh directory.
+    pub fn apply(&self, manifest: &Manifest) -> Result<()> {
+        self.directory.apply(manifest)
+    }
+
+    pub fn set_mtls(&self, namespace: &str, mode: MtlsMode) -> Result<()> {
+        self.apply(&Manifest::peer_authentication(namespace, mode))
+    }
+
+    /// Adds a pod to the network, but neither to the mesh directory nor to the daemon.
+    pub async fn add_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
+        let pod = self.create_pod(spec).await.context("create a pod")?;
+        self.pods.push(pod);
+        self.pods.last().context("a mesh without pods")
+    }
+
+    /// Removes a pod from the daemon and the network; its object stays in the mesh directory.
+    pub async fn remove_pod(&mut self, path: &str) -> Result<()> {
+        let at = self.pods.iter().position(|pod| pod.path() == path);
+        let pod = self
+            .pods
+            .remove(at.with_context(|| format!("there is no pod {path}"))?);
+        if pod.is_enrolled() {
+            self.remove_from_daemon(&pod).await?;
+        }
+        cgroup::remove_tree(pod.cgroup.path())?;
+        run::remove_named_namespace(&run::pod_namespace(&self.name, &pod.spec.hyphenated()))
+    }
+
+    /// Enrols a pod as a container runtime does, and says so in the mesh directory.
+    pub async fn enrol(&self, path: &str) -> Result<()> {
+        let pod = self.pod(path);
+        let mut spec = pod.spec.clone();
+        spec.enrolment = Enrolment::Enrolled;
+        self.apply(&manifest_of(pod, &spec))?;
+        // The daemon may not have read the mesh directory yet.
+        self.add_to_daemon(pod, When::Always).await
+    }
+
+    /// Takes a pod out of the mesh, but leaves it running.
+    pub async fn unenrol(&self, path: &str) -> Result<()> {
+        let pod = self.pod(path);
+        let mut spec = pod.spec.clone();
+        spec.enrolment = Enrolment::Later;
+        self.apply(&manifest_of(pod, &spec))?;
+        self.remove_from_daemon(pod).await
+    }
+
+    /// The object that describes `pod` in the mesh directory.
+    pub fn manifest_of(&self, path: &str) -> Manifest {
+        let pod = self.pod(path);
+        manifest_of(pod, &pod.spec)
+    }
+
+    /// Calls the CNI plugin for a pod, whatever the mesh directory says of it.
+    pub async fn cni(&self, command: CniCommand, pod: &Pod) -> Result<Option<Value>> {
+        self.cni_when(command, When::Always, pod).await
+    }
+
+    /// Calls the CNI plugin for a pod, with the socket of its node's daemon.
+    pub async fn cni_when(
+        &self,
+        command: CniCommand,
+        when: When,
+        pod: &Pod,
+    ) -> Result<Option<Value>> {
+        cni::call(command, when, pod, &self.node_of(pod).socket()).await
+    }
+
+    async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
+        self.cni_when(CniCommand::Add, when, pod).await?;
+        pod.enrolled.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn remove_from_daemon(&self, pod: &Pod) -> Result<()> {
+        self.cni(CniCommand::Del, pod).await?;
+        pod.enrolled.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn create_pod(&self, mut spec: PodSpec) -> Result<Pod> {
+        if spec.node.is_empty() {
+            let first = self.nodes.first().context("the mesh has no node")?;
+            spec.node.clone_from(&first.name);
+        }
+        let node = self.node(&spec.node);
+        let path = spec.hyphenated();
+        let name = run::pod_namespace(&self.name, &path);
+        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
+        let netns = Netns::create(&name)?;
+        without_address_detection(&netns)?;
+        let (v4, v6) = node.next_pod_addresses();
+        let on_node = Netlink::open(&node.netns)?;
+        let host_end = format!("veth{}", v4.octets()[3]);
+        on_node
+            .add_veth(&host_end, POD_BRIDGE, "eth0", &netns)
+            .await?;
+        let in_pod = Netlink::open(&netns)?;
+        in_pod.bring_up("lo").await?;
+        in_pod.bring_up("eth0").await?;
+        let addresses = [(v4.into(), 24), (v6.into(), 64)];
+        for (address, prefix) in addresses {
+            in_pod.add_address("eth0", address, prefix).await?;
+        }
+        for gateway in node.gateways() {
+            let any = match gateway {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            in_pod.add_route(any, 0, gateway).await?;
+        }
+        let uid = format!("{}{path}", self.name);
+        Pod::new(spec, uid, (v4, v6), netns, cgroup)
+    }
+
+    /// Writes the mesh directory.
+    fn describe(&self, manifests: &[Manifest]) -> Result<()> {
+        for pod in &self.pods {
+            if pod.spec.enrolment == Enrolment::Outside {
+                continue;
+            }
+            self.apply(&Manifest::namespace(&pod.spec.namespace))?;
+            let account = &pod.spec.service_account;
+            self.apply(&Manifest::service_account(&pod.spec.namespace, account))?;
+            self.apply(&manifest_of(pod, &pod.spec))?;
+        }
+        for service in &self.services {
+            let vips = [service.v4.into(), service.v6.into()];
+            self.apply(&Manifest::service(&service.spec, &vips))?;
+        }
+        manifests.iter().try_for_each(|object| self.apply(object))
+    }
+
+    fn configuration(&self, node: &Node, files: &Path, settings: &[(String, Value)]) -> Value {
+        let pins = Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name));
+        let mut configuration = json!({
+            "nodeName": node.name,
+            "trustDomain": "cluster.local",
+            "meshDirectory": self.directory.path(),
+            "caDirectory": ca_directory(files),
+            "stateDirectory": node.directory.join("state"),
+            "socket": node.socket(),
+            "bpfDirectory": pins,
+            "readinessAddress": daemon::READINESS,
+            "metricsAddress": daemon::METRICS,
+            "adminAddress": daemon::ADMIN,
+            "logFilter": "info,ztun=debug",
+        });
+        for (path, value) in settings {
+            let keys = path.split('.');
+            *keys.fold(&mut configuration, |at, key| &mut at[key]) = value.clone();
+        }
+        configuration
+    }
+
+    /// The directory of the certificate authority that the daemons share.
+    pub fn ca_directory(&self) -> PathBuf {
+        ca_directory(&run::files(&self.name))
+    }
+
+    /// Where tests keep files that go with the mesh.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let path = run::files(&self.name).join("scratch").join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- log of node {} ---\n{}", node.name, node.log());
+            }
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Err(error) = run::remove(&self.0) {
+            eprintln!("cleaning up after a mesh failed: {error:#}");
+        }
+    }
+}
+
+fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {
+    Manifest::pod(spec, &pod.uid, &spec.node, &[pod.v4.into(), pod.v6.into()])
+}
+
+fn ca_directory(files: &Path) -> PathBuf {
+    files.join("ca")
+}
+
+/// Fails unless nothing is left of the mesh called `name`.
+pub fn ensure_nothing_left(name: &str) -> Result<()> {
+    let left = run::owned(name);
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}

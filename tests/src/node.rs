@@ -1,0 +1,253 @@
+//! Nodes: a network namespace with a bridge for its pods, a link to the fabric, and a daemon.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Output,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::{process::Command, sync::Mutex};
+
+use crate::{
+    cgroup::Cgroup,
+    daemon::{self, Daemon},
+    namespace::Netns,
+    netlink::Netlink,
+};
+
+pub(crate) const POD_BRIDGE: &str = "pods";
+pub(crate) const UPLINK: &str = "eth0";
+pub(crate) const V4_PREFIX: u8 = 24;
+pub(crate) const V6_PREFIX: u8 = 64;
+/// The first pod's last byte; the gateway has 1.
+const FIRST_POD: u8 = 10;
+
+pub struct Node {
+    pub name: String,
+    pub netns: Netns,
+    /// Where the node's daemon keeps its files.
+    pub directory: PathBuf,
+    /// The directory of the node's cgroups, relative to the cgroup2 root.
+    pub(crate) cgroups: PathBuf,
+    /// 1 for the first node, and so on: part of its addresses.
+    number: u8,
+    pods: AtomicU8,
+    daemon: Mutex<Option<Daemon>>,
+}
+
+impl Node {
+    pub(crate) async fn create(
+        name: &str,
+        number: u8,
+        mesh: &str,
+        directory: PathBuf,
+    ) -> Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let netns = Netns::create(&format!("{mesh}{name}"))?;
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            netns.sysctl(key, "1")?;
+        }
+        without_address_detection(&netns)?;
+        let node = Self {
+            name: name.into(),
+            netns,
+            directory,
+            cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
+            number,
+            pods: AtomicU8::new(FIRST_POD),
+            daemon: Mutex::default(),
+        };
+        let links = Netlink::open(&node.netns)?;
+        links.bring_up("lo").await?;
+        links.add_bridge(POD_BRIDGE).await?;
+        for (address, prefix) in [
+            (IpAddr::V4(node.pod_v4(1)), V4_PREFIX),
+            (IpAddr::V6(node.pod_v6(1)), V6_PREFIX),
+        ] {
+            links.add_address(POD_BRIDGE, address, prefix).await?;
+        }
+        Ok(node)
+    }
+
+    /// The addresses of the node itself.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [
+            Ipv4Addr::new(192, 168, 50, self.number).into(),
+            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
+        ]
+    }
+
+    /// Where the node's daemon listens for the CLI and the CNI plugin.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("ztun.sock")
+    }
+
+    /// The subnets of the node's pods.
+    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
+        [
+            (self.pod_v4(0).into(), V4_PREFIX),
+            (self.pod_v6(0).into(), V6_PREFIX),
+        ]
+    }
+
+    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
+        [self.pod_v4(1).into(), self.pod_v6(1).into()]
+    }
+
+    pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        (self.pod_v4(number), self.pod_v6(number))
+    }
+
+    fn pod_v4(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.number, host)
+    }
+
+    fn pod_v6(&self, host: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.directory.join("ztun.yaml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.join("ztun.log")
+    }
+}
+
+/// The node's daemon.
+impl Node {
+    pub(crate) fn configure(&self, configuration: &Value) -> Result<()> {
+        fs::write(
+            self.configuration(),
+            serde_norway::to_string(configuration)?,
+        )
+        .context("write the daemon's configuration")
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub async fn start_daemon(&self) -> Result<()> {
+        self.launch_daemon().await?;
+        self.daemon_is_ready().await
+    }
+
+    /// Starts the daemon; answers before it is ready.
+    pub async fn launch_daemon(&self) -> Result<()> {
+        let mut slot = self.daemon.lock().await;
+        ensure!(slot.is_none(), "node {} has a daemon already", self.name);
+        let cgroup = Cgroup::create(&self.cgroups.join("daemon"))?;
+        let daemon = Daemon::start(
+            &self.configuration(),
+            &self.log_file(),
+            &self.netns,
+            &cgroup,
+        )?;
+        *slot = Some(daemon);
+        Ok(())
+    }
+
+    pub async fn daemon_is_ready(&self) -> Result<()> {
+        let mut slot = self.daemon.lock().await;
+        let daemon = slot.as_mut().context("no daemon runs")?;
+        daemon
+            .wait_until_ready(&self.netns)
+            .await
+            .with_context(|| format!("start the daemon of node {}", self.name))
+    }
+
+    /// Ends the daemon with SIGKILL, and waits until it is gone.
+    pub async fn kill_daemon(&self) -> Result<()> {
+        let mut daemon = self.take_daemon().await?;
+        daemon.signal(Signal::SIGKILL)?;
+        daemon.ended().await?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM to the daemon, which goes on running until it has drained.
+    pub async fn terminate_daemon(&self) -> Result<()> {
+        let slot = self.daemon.lock().await;
+        slot.as_ref()
+            .context("no daemon runs")?
+            .signal(Signal::SIGTERM)
+    }
+
+    /// Waits until the daemon has ended by itself, and without an error.
+    pub async fn daemon_ends(&self) -> Result<()> {
+        let mut daemon = self.take_daemon().await?;
+        ensure!(daemon.ended().await?, "the daemon ended with an error");
+        Ok(())
+    }
+
+    /// SIGTERM, wait, start, wait until ready.
+    pub async fn restart_daemon(&self) -> Result<()> {
+        self.terminate_daemon().await?;
+        self.daemon_ends().await?;
+        self.start_daemon().await
+    }
+
+    pub async fn daemon_pid(&self) -> Result<i32> {
+        let slot = self.daemon.lock().await;
+        Ok(slot.as_ref().context("no daemon runs")?.pid()?.as_raw())
+    }
+
+    /// What every daemon of this node has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The daemon's metrics, in the Prometheus text format.
+    pub fn metrics(&self) -> Result<String> {
+        self.http_get(daemon::METRICS, "/metrics")
+    }
+
+    /// Runs the CLI with the daemon's socket.
+    pub async fn ztun(&self, arguments: &[&str]) -> Result<Output> {
+        Command::new(daemon::binary()?)
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.socket())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .with_context(|| format!("run ztun {}", arguments.join(" ")))
+    }
+
+    /// `ztun status -o json`.
+    pub async fn status(&self) -> Result<Value> {
+        let output = self.ztun(&["status", "-o", "json"]).await?;
+        if !output.status.success() {
+            bail!("ztun status: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        serde_json::from_slice(&output.stdout).context("ztun status printed no JSON")
+    }
+
+    fn http_get(&self, address: SocketAddr, path: &str) -> Result<String> {
+        let (code, body) = daemon::http_get(&self.netns, address, path)?;
+        ensure!(
+            code == 200,
+            "GET {path} on node {}: {code} {body}",
+            self.name
+        );
+        Ok(body)
+    }
+
+    async fn take_daemon(&self) -> Result<Daemon> {
+        let mut slot = self.daemon.lock().await;
+        slot.take()
+            .with_context(|| format!("node {} has no daemon", self.name))
+    }
+}
+
+/// Addresses are usable at once: nobody else can have them.
+pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
+    for interfaces in ["all", "default"] {
+        netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Pods: a network namespace with an address of each family, and a cgroup.
+
+use std::{
+    ffi::OsStr,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+    process::Command,
+    time::timeout,
+};
+
+use crate::{
+    app::App,
+    cgroup::Cgroup,
+    manifest::split,
+    namespace::{Netns, confine},
+    sockets::SocketMaker,
+};
+
+/// A connection that takes longer hangs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const BACKLOG: i32 = 4096;
+
+/// How a pod takes part in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enrolment {
+    /// The mesh directory says that it is enrolled, and the CNI plugin has enrolled it.
+    #[default]
+    Enrolled,
+    /// The mesh directory knows it as not enrolled; a test may enrol it.
+    Later,
+    /// The mesh directory does not know it at all.
+    Outside,
+}
+
+/// An address family as applications see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+    /// An IPv6 socket that connects to `::ffff:a.b.c.d`.
+    V4Mapped,
+}
+
+/// A pod that is to be.
+#[derive(Clone, Debug)]
+pub struct PodSpec {
+    pub namespace: String,
+    pub name: String,
+    pub node: String,
+    pub service_account: String,
+    pub labels: Vec<(String, String)>,
+    pub enrolment: Enrolment,
+}
+
+pub struct Pod {
+    pub spec: PodSpec,
+    /// Its UID in the mesh directory and towards the CNI plugin.
+    pub uid: String,
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+    pub netns: Netns,
+    pub cgroup: Cgroup,
+    pub(crate) enrolled: AtomicBool,
+    sockets: SocketMaker,
+}
+
+impl Family {
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::V4Mapped];
+
+    /// The address that a socket of this family connects to.
+    pub fn address(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
+        match self {
+            Self::V4 => v4.into(),
+            Self::V6 => v6.into(),
+            Self::V4Mapped => v4.to_ipv6_mapped().into(),
+        }
+    }
+}
+
+impl PodSpec {
+    /// A pod called `namespace/name`, with the label `app: name` and the service account `name`.
+    pub fn new(path: &str) -> Self {
+        let (namespace, name) = split(path);
+        Self {
+            namespace,
+            node: String::new(),
+            service_account: name.clone(),
+            name,
+            labels: Vec::new(),
+            enrolment: Enrolment::default(),
+        }
+    }
+
+    /// A name for what the pod has on the machine.
+    pub(crate) fn hyphenated(&self) -> String {
+        format!("{}-{}", self.namespace, self.name)
+    }
+
+    #[must_use]
+    pub fn on(mut self, node: &str) -> Self {
+        self.node = node.into();
+        self
+    }
+
+    #[must_use]
+    pub fn service_account(mut self, name: &str) -> Self {
+        self.service_account = name.into();
+        self
+    }
+
+    #[must_use]
+    pub fn label(mut self, label: &str, value: &str) -> Self {
+        self.labels.push((label.into(), value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn enrolment(mut self, enrolment: Enrolment) -> Self {
+        self.enrolment = enrolment;
+        self
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(
+        spec: PodSpec,
+        uid: String,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+        netns: Netns,
+        cgroup: Cgroup,
+    ) -> Result<Self> {
+        let sockets = SocketMaker::start(&netns, &cgroup)?;
+        Ok(Self {
+            spec,
+            uid,
+            v4,
+            v6,
+            netns,
+            cgroup,
+            enrolled: AtomicBool::new(false),
+            sockets,
+        })
+    }
+
+    /// `namespace/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.spec.namespace, self.spec.name)
+    }
+
+    /// The SPIFFE ID that its certificate must have.
+    pub fn identity(&self) -> String {
+        format!(
+            "spiffe://cluster.local/ns/{}/sa/{}",
+            self.spec.namespace, self.spec.service_account
+        )
+    }
+
+    pub fn is_enrolled(&self) -> bool {
+        self.enrolled.load(Ordering::Relaxed)
+    }
+
+    /// Where a client reaches `port` of this pod.
+    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(family.address(self.v4, self.v6), port)
+    }
+
+    /// A socket that belongs to the pod.
+    pub fn socket(
+        &self,
+        domain: Domain,
+        kind: Type,
+        protocol: Option<Protocol>,
+    ) -> io::Result<Socket> {
+        self.sockets.socket(domain, kind, protocol)
+    }
+
+    /// A TCP socket for connections to `to`, non-blocking, neither bound nor connected.
+    pub fn tcp_socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = self.socket(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    /// Connects as an application in the pod does.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        within(CONNECT_TIMEOUT, self.tcp_socket(to)?.connect(to)).await
+    }
+
+    /// Listens on `port` of every address of the pod, both families.
+    pub fn listen(&self, port: u16) -> io::Result<TcpListener> {
+        let socket = self.socket(Domain::IPV6, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_only_v6(false)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    }
+
+    /// A UDP socket bound to `at`.
+    pub fn udp(&self, at: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.socket(Domain::for_address(at), Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&at.into())?;
+        UdpSocket::from_std(socket.into())
+    }
+
+    /// A socket that sends and receives ICMP messages (of `ICMPv6` for an IPv6 address), connected to `to`.
+    pub fn icmp(&self, to: IpAddr) -> io::Result<UdpSocket> {
+        let (domain, protocol) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let socket = self.socket(domain, Type::RAW, Some(protocol))?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SocketAddr::new(to, 0).into())?;
+        UdpSocket::from_std(socket.into())
+    }
+
+    /// Serves every connection to `port` with `handle`, until the answer is dropped.
+    pub fn serve<F, Served>(&self, port: u16, handle: F) -> io::Result<App>
+    where
+        F: Fn(TcpStream, SocketAddr) -> Served + Send + Sync + 'static,
+        Served: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        App::start(self.listen(port)?, Arc::new(handle))
+    }
+
+    /// A program in the pod, with nothing on its standard input, that is killed when it is dropped.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let mut command = std::process::Command::new(program);
+        confine(&mut command, &self.netns, &self.cgroup)?;
+        let mut command = Command::from(command);
+        command.kill_on_drop(true).stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+async fn within<T>(limit: Duration, action: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, action)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
+}

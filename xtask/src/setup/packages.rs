@@ -1,0 +1,150 @@
+//! The servers and clients that tests drive, installed where this runs as root on a Debian.
+
+use std::{
+    fs::{self, Permissions},
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use super::apt;
+use crate::process::{self, say};
+
+/// A program that tests run, and the Debian package that has it.
+struct Needed {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDED: [Needed; 6] = [
+    Needed {
+        program: "curl",
+        package: "curl",
+    },
+    Needed {
+        program: "nginx",
+        package: "nginx",
+    },
+    Needed {
+        program: "redis-server",
+        package: "redis-server",
+    },
+    Needed {
+        program: "redis-cli",
+        package: "redis-tools",
+    },
+    Needed {
+        program: "mariadbd",
+        package: "mariadb-server",
+    },
+    Needed {
+        program: "mariadb",
+        package: "mariadb-client",
+    },
+];
+
+/// Installs what is missing; where it cannot, says so and leaves it to the tests to skip.
+pub fn provide() -> Result<()> {
+    let missing = missing(|program| process::find(program).is_some());
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !apt::is_there() || !process::is_root() {
+        say(format_args!(
+            "not installed, tests that need them will skip: {names} (on Debian and Ubuntu, run \
+             `cargo xtask setup` as root)"
+        ));
+        return Ok(());
+    }
+    say(format_args!(
+        "installing what tests drive: {names} (their services stay stopped)"
+    ));
+    let _quiet = StoppedServices::new()?;
+    if let Err(error) = install(&missing) {
+        say(format_args!(
+            "{error:#}: once more with fresh package lists"
+        ));
+        apt::update()?;
+        install(&missing)?;
+    }
+    Ok(())
+}
+
+fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    NEEDED
+        .iter()
+        .filter(|needed| !is_there(needed.program))
+        .map(|needed| needed.package)
+        .collect()
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    process::run(
+        Command::new("apt-get")
+            .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+    .context("apt cannot install the servers that tests drive")
+}
+
+/// Asked by Debian's packages before they start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const NO_STARTS: &str = "\
+#!/bin/sh
+# Written by ztun's `cargo xtask setup` while it installs packages, removed afterwards.
+exit 101
+";
+
+/// While this lives, packages do not start their services. An administrator's own policy is
+/// left in force; one that a killed set-up left behind is taken over, and removed in the end.
+struct StoppedServices {
+    remove: bool,
+}
+
+impl StoppedServices {
+    fn new() -> Result<Self> {
+        let path = Path::new(POLICY);
+        let ours = match fs::read_to_string(path) {
+            Ok(policy) => policy == NO_STARTS,
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(_) => false,
+        };
+        if ours {
+            fs::write(path, NO_STARTS)
+                .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)))
+                .with_context(|| format!("cannot write {POLICY}"))?;
+        }
+        Ok(Self { remove: ours })
+    }
+}
+
+impl Drop for StoppedServices {
+    fn drop(&mut self) {
+        if self.remove
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            say(format_args!(
+                "cannot remove {POLICY}: {error}; remove it, or no service starts"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_packages_of_absent_programs_are_missing() {
+        assert_eq!(
+            missing(|program| !matches!(program, "mariadbd" | "redis-cli")),
+            ["redis-tools", "mariadb-server"]
+        );
+        assert!(missing(|_| true).is_empty());
+    }
+}

@@ -1,0 +1,196 @@
+//! Tests that run together: one test binary's, or one lint.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::Result;
+
+use super::{
+    libtest::{self, Outcome},
+    lint::Lint,
+    supervise,
+    tally::{self, Tally},
+};
+use crate::{cargo::TestBinary, process, setup::Toolchain};
+
+/// How every binary is run.
+pub struct Settings {
+    /// The daemon that the tests start.
+    pub daemon: Option<PathBuf>,
+    /// Tells tests to fail where they would skip.
+    pub require_all: bool,
+    pub test_threads: Option<u16>,
+    pub deadline: Duration,
+}
+
+pub struct Suite {
+    /// What comes before a test's name in its path.
+    prefix: String,
+    tests: Vec<String>,
+    kind: Kind,
+}
+
+enum Kind {
+    Binary {
+        binary: TestBinary,
+        selection: Selection,
+    },
+    Lint(Lint),
+}
+
+#[derive(PartialEq)]
+enum Selection {
+    All,
+    Some,
+}
+
+impl Suite {
+    pub fn of_binary(prefix: String, binary: TestBinary) -> Result<Self> {
+        let list = process::output(
+            Command::new(&binary.executable)
+                .current_dir(&binary.package_dir)
+                .args(["--list", "--format", "terse"]),
+        )?;
+        let tests = libtest::parse_list(&list);
+        let kind = Kind::Binary {
+            binary,
+            selection: Selection::All,
+        };
+        Ok(Self {
+            prefix,
+            tests,
+            kind,
+        })
+    }
+
+    pub fn of_lint(lint: Lint) -> Self {
+        Self {
+            prefix: "lint".to_owned(),
+            tests: vec![lint.name().to_owned()],
+            kind: Kind::Lint(lint),
+        }
+    }
+
+    /// Keeps only the tests whose path is wanted.
+    pub fn select(&mut self, wanted: impl Fn(&str) -> bool) {
+        let before = self.tests.len();
+        let prefix = &self.prefix;
+        self.tests.retain(|test| wanted(&path(prefix, test)));
+        if let Kind::Binary { selection, .. } = &mut self.kind
+            && self.tests.len() < before
+        {
+            *selection = Selection::Some;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tests.is_empty()
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = String> {
+        self.tests.iter().map(|test| path(&self.prefix, test))
+    }
+
+    /// Runs its tests, telling each as it ends.
+    pub fn run(
+        &self,
+        settings: &Settings,
+        toolchain: Option<&Toolchain>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        match &self.kind {
+            Kind::Binary { binary, selection } => {
+                let mut command = settings.command(binary);
+                if *selection == Selection::Some {
+                    command.arg("--exact").args(&self.tests);
+                }
+                self.run_binary(&mut command, &binary.crate_name, settings.deadline, tally)
+            }
+            Kind::Lint(lint) => {
+                let outcome = lint.run(toolchain);
+                for path in self.paths() {
+                    tally::tell(&path, &outcome);
+                    tally.add(path, &outcome);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn run_binary(
+        &self,
+        command: &mut Command,
+        crate_name: &str,
+        deadline: Duration,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let mut told = BTreeMap::new();
+        let mut skips = BTreeMap::new();
+        let run = supervise::run(command, deadline, |line| {
+            if let Some((test, reason)) = libtest::parse_skip(line, crate_name) {
+                skips.insert(test.to_owned(), reason.to_owned());
+            } else if let Some((test, outcome)) = libtest::parse_result(line) {
+                let outcome = match skips.get(test) {
+                    Some(reason) if outcome == Outcome::Passed => Outcome::Skipped(reason.clone()),
+                    _ => outcome,
+                };
+                tally::tell(&path(&self.prefix, test), &outcome);
+                told.insert(test.to_owned(), outcome);
+            }
+        })?;
+
+        let report = libtest::parse(&run.stdout, &skips);
+        let (mut failed, mut unfinished) = (false, false);
+        for test in &self.tests {
+            let path = path(&self.prefix, test);
+            let outcome = report.outcomes.get(test).unwrap_or(&Outcome::Failed);
+            // What libtest captured, such as a skip, shows after the result was told.
+            if told.get(test) != Some(outcome) {
+                tally::tell(&path, outcome);
+            }
+            failed |= *outcome == Outcome::Failed;
+            unfinished |= !report.outcomes.contains_key(test);
+            if *outcome == Outcome::Failed
+                && let Some(output) = report.output.get(test)
+            {
+                println!("---- {path}\n{}", output.trim_end());
+            }
+            tally.add(path, outcome);
+        }
+        if unfinished || (!failed && !run.end.is_success()) {
+            println!(
+                "---- {}: the test binary {}; its last lines:\n{}",
+                self.prefix,
+                run.end,
+                run.tail()
+            );
+        }
+        if !failed && !run.end.is_success() {
+            tally.add(self.prefix.clone(), &Outcome::Failed);
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    fn command(&self, binary: &TestBinary) -> Command {
+        let mut command = Command::new(&binary.executable);
+        command
+            .current_dir(&binary.package_dir)
+            .env("CARGO_MANIFEST_DIR", &binary.package_dir)
+            .args(["--show-output", "--color", "never"]);
+        if let Some(threads) = self.test_threads {
+            command.arg("--test-threads").arg(threads.to_string());
+        }
+        if let Some(daemon) = &self.daemon {
+            command.env("ZTUN_BIN", daemon);
+        }
+        if self.require_all {
+            command.env("ZTUN_TEST_REQUIRE_ALL", "1");
+        }
+        command
+    }
+}
+
+fn path(prefix: &str, test: &str) -> String {
+    format!("{prefix}::{test}")
+}

@@ -1,0 +1,84 @@
+//! The commands of `ztun`, one file each.
+
+mod client;
+mod cni;
+mod enrol;
+mod node;
+mod programs;
+mod status;
+mod table;
+mod unenrol;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::node::api::default_socket;
+
+/// Node-level transparent proxy: mutual TLS between workloads, without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "ztun", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of this node (or check its configuration with --check)
+    Node(Box<node::NodeArgs>),
+    /// Capture a pod
+    Enrol(enrol::EnrolArgs),
+    /// Let go of a pod
+    Unenrol(unenrol::UnenrolArgs),
+    /// Show pods, certificates and connections of this node
+    Status(status::StatusArgs),
+    /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
+    Cni,
+    /// Load every kernel program into this kernel's verifier and report; nothing stays behind
+    Programs,
+}
+
+/// How a command finds the daemon.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's Unix socket
+    #[arg(long, env = "ZTUN_SOCKET", value_name = "PATH", default_value_os_t = default_socket())]
+    socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Parses the command line and runs the command.
+pub fn run() -> ExitCode {
+    // A container runtime calls the plugin by its name, with no arguments.
+    let called_as_plugin =
+        std::env::args().count() == 1 && std::env::var_os("CNI_COMMAND").is_some();
+    let command = if called_as_plugin {
+        Command::Cni
+    } else {
+        Cli::parse().command
+    };
+    let result = match command {
+        Command::Cni => return cni::run(),
+        Command::Node(args) => node::run(*args),
+        Command::Enrol(args) => enrol::run(&args),
+        Command::Unenrol(args) => unenrol::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Programs => programs::run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ztun: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The daemon's configuration: flags over environment over file over defaults, typed, with all its
+//! errors at once.
+//!
+//! A setting has one name everywhere: `timeouts.tcpConnect` in the file, `ZTUN_TIMEOUTS_TCP_CONNECT`
+//! in the environment, `--set timeouts.tcpConnect=10s` as a flag; the usual ones have flags of their own.
+
+mod sources;
+mod value;
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use self::sources::Reader;
+pub use self::sources::{ConfigFlags, ConfigSources};
+use crate::{mesh::TrustDomain, source::TranslateSettings};
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// As pods' `spec.nodeName` has it; by default the host's name.
+    pub node_name: Arc<str>,
+    pub trust_domain: TrustDomain,
+    pub cluster_id: Arc<str>,
+    /// The end of services' names.
+    pub cluster_domain: Arc<str>,
+    /// The namespace whose policies cover the mesh.
+    pub root_namespace: Arc<str>,
+    /// Kubernetes YAML that describes the mesh.
+    pub mesh_directory: PathBuf,
+    /// The embedded CA's root, shared by the nodes that are to trust each other.
+    pub ca_directory: PathBuf,
+    pub state_directory: PathBuf,
+    /// For `ztun enrol`, `ztun status` and the CNI plugin.
+    pub socket: PathBuf,
+    /// Where kernel state is pinned, on a bpffs.
+    pub bpf_directory: PathBuf,
+    pub readiness_address: SocketAddr,
+    pub metrics_address: SocketAddr,
+    pub admin_address: SocketAddr,
+    /// Threads that carry traffic; by default one for each core.
+    pub data_threads: NonZeroUsize,
+    pub same_node: SameNode,
+    #[serde(with = "value::duration")]
+    pub certificate_lifetime: Duration,
+    pub log_format: LogFormat,
+    /// Such as `info` or `info,ztun::proxy=debug`.
+    pub log_filter: String,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+}
+
+/// How connections between pods of one node are carried. Policy is the same for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// Within the daemon, without TLS.
+    Direct,
+    /// Over HBONE, as between nodes.
+    Tunnel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// How long each stage may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    #[serde(with = "value::duration")]
+    pub tcp_connect: Duration,
+    #[serde(with = "value::duration")]
+    pub tls_handshake: Duration,
+    #[serde(with = "value::duration")]
+    pub http2_handshake: Duration,
+    /// Until the peer has answered a CONNECT.
+    #[serde(with = "value::duration")]
+    pub connect_response: Duration,
+    /// For the first certificate of an identity.
+    #[serde(with = "value::duration")]
+    pub certificate: Duration,
+    /// For the first mesh state.
+    #[serde(with = "value::duration")]
+    pub mesh_state: Duration,
+    /// For open connections, after SIGTERM.
+    #[serde(with = "value::duration")]
+    pub drain: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Inbound TLS and HTTP/2 handshakes under way, for each pod.
+    pub pending_handshakes: NonZeroUsize,
+    /// Captured connections, for each pod.
+    pub connections: NonZeroUsize,
+    /// Streams that one HBONE connection carries as a client.
+    pub streams_per_connection: NonZeroUsize,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the configuration has {} error(s):\n  {}", .0.len(), .0.join("\n  "))]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl Config {
+    pub fn load(sources: ConfigSources) -> Result<Self, ConfigErrors> {
+        let hostname = sources.hostname.clone().unwrap_or_default();
+        let cores = sources.cores.to_string();
+        let mut read = Reader::new(sources);
+        let state_directory = read.setting("stateDirectory", "/var/lib/ztun", value::path);
+        let ca_directory = format!(
+            "{}/ca",
+            state_directory.as_deref().unwrap_or("".as_ref()).display()
+        );
+        let config = Self::read(&mut read, state_directory, &hostname, &cores, &ca_directory);
+        if let Some(config) = &config {
+            config.check_addresses(&mut read);
+        }
+        let errors = read.finish();
+        match config {
+            Some(config) if errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(errors)),
+        }
+    }
+
+    pub fn translate_settings(&self) -> TranslateSettings {
+        TranslateSettings {
+            trust_domain: self.trust_domain.clone(),
+            cluster_id: Arc::clone(&self.cluster_id),
+            cluster_domain: Arc::clone(&self.cluster_domain),
+            root_namespace: Arc::clone(&self.root_namespace),
+        }
+    }
+
+    /// Every setting is read before the first bad one ends it, so that all errors are told.
+    fn read(
+        read: &mut Reader,
+        state_directory: Option<PathBuf>,
+        hostname: &str,
+        cores: &str,
+        ca_directory: &str,
+    ) -> Option<Self> {
+        let node_name = read.setting("nodeName", hostname, value::name);
+        let trust_domain = read.setting("trustDomain", "cluster.local", value::trust_domain);
+        let cluster_id = read.setting("clusterId", "Kubernetes", value::text);
+        let cluster_domain = read.setting("clusterDomain", "cluster.local", value::name);
+        let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
+        let mesh_directory = read.setting("meshDirectory", "/etc/ztun/mesh", value::path);
+        let ca_directory = read.setting("caDirectory", ca_directory, value::path);
+        let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
+        let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
+        let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
+        let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
+        let admin_address = read.setting("adminAddress", "127.0.0.1:15000", value::address);
+        let data_threads = read.setting("dataThreads", cores, value::count);
+        let same_node = read.setting("sameNode", "direct", value::same_node);
+        let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
+        let log_format = read.setting("logFormat", "text", value::log_format);
+        let log_filter = read.setting("logFilter", "info", value::log_filter);
+        let timeouts = Timeouts::read(read);
+        let limits = Limits::read(read);
+        Some(Self {
+            node_name: node_name?,
+            trust_domain: trust_domain?,
+            cluster_id: cluster_id?,
+            cluster_domain: cluster_domain?,
+            root_namespace: root_namespace?,
+            mesh_directory: mesh_directory?,
+            ca_directory: ca_directory?,
+            state_directory: state_directory?,
+            socket: socket?,
+            bpf_directory: bpf_directory?,
+            readiness_address: readiness_address?,
+            metrics_address: metrics_address?,
+            admin_address: admin_address?,
+            data_threads: data_threads?,
+            same_node: same_node?,
+            certificate_lifetime: certificate_lifetime?,
+            log_format: log_format?,
+            log_filter: log_filter?,
+            timeouts: timeouts?,
+            limits: limits?,
+        })
+    }
+
+    fn check_addresses(&self, read: &mut Reader) {
+        let addresses = [
+            ("readinessAddress", self.readiness_address),
+            ("metricsAddress", self.metrics_address),
+            ("adminAddress", self.admin_address),
+        ];
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            let same = addresses[..index]
+                .iter()
+                .find(|(_, other)| other == address);
+            // Port 0 is any free one.
+            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
+                read.error(format!(
+                    "{key} and {other} are both {address}: give each its own"
+                ));
+            }
+        }
+    }
+}
+
+impl Timeouts {
+    fn read(read: &mut Reader) -> Option<Self> {
+        let tcp_connect = read.setting("timeouts.tcpConnect", "10s", value::duration);
+        let tls_handshake = read.setting("timeouts.tlsHandshake", "10s", value::duration);
+        let http2_handshake = read.setting("timeouts.http2Handshake", "10s", value::duration);
+        let connect_response = read.setting("timeouts.connectResponse", "30s", value::duration);
+        let certificate = read.setting("timeouts.certificate", "10s", value::duration);
+        let mesh_state = read.setting("timeouts.meshState", "10s", value::duration);
+        let drain = read.setting("timeouts.drain", "30s", value::duration);
+        Some(Self {
+            tcp_connect: tcp_connect?,
+            tls_handshake: tls_handshake?,
+            http2_handshake: http2_handshake?,
+            connect_response: connect_response?,
+            certificate: certificate?,
+            mesh_state: mesh_state?,
+            drain: drain?,
+        })
+    }
+}
+
+impl Limits {
+    fn read(read: &mut Reader) -> Option<Self> {
+        let pending_handshakes = read.setting("limits.pendingHandshakes", "256", value::count);
+        let connections = read.setting("limits.connections", "65536", value::count);
+        let streams = read.setting("limits.streamsPerConnection", "100", value::count);
+        Some(Self {
+            pending_handshakes: pending_handshakes?,
+            connections: connections?,
+            streams_per_connection: streams?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Settings' values from text. An error says what would have been allowed.
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{LogFormat, SameNode};
+use crate::mesh::TrustDomain;
+
+/// What a value should have been, to follow `expected`.
+pub(super) type Expected = String;
+
+const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+
+pub(super) fn text(value: &str) -> Result<Arc<str>, Expected> {
+    match value.trim() {
+        "" => Err("a text that isn't empty".to_owned()),
+        text => Ok(text.into()),
+    }
+}
+
+pub(super) fn name(value: &str) -> Result<Arc<str>, Expected> {
+    let allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.')
+    };
+    if value.is_empty() || value.len() > 253 || !value.bytes().all(allowed) {
+        return Err("1 to 253 lower-case letters, digits, `-` and `.`".to_owned());
+    }
+    Ok(value.into())
+}
+
+pub(super) fn trust_domain(value: &str) -> Result<TrustDomain, Expected> {
+    value
+        .parse()
+        .map_err(|_| "1 to 255 lower-case letters, digits, `-`, `_` and `.`".to_owned())
+}
+
+pub(super) fn path(value: &str) -> Result<PathBuf, Expected> {
+    if Path::new(value).is_absolute() {
+        Ok(value.into())
+    } else {
+        Err("an absolute path".to_owned())
+    }
+}
+
+pub(super) fn address(value: &str) -> Result<SocketAddr, Expected> {
+    value
+        .parse()
+        .map_err(|_| "an address and port, such as 127.0.0.1:15000 or [::]:15021".to_owned())
+}
+
+pub(super) fn count(value: &str) -> Result<NonZeroUsize, Expected> {
+    value
+        .parse()
+        .map_err(|_| "a whole number from 1 on".to_owned())
+}
+
+pub(super) fn same_node(value: &str) -> Result<SameNode, Expected> {
+    match value {
+        "direct" => Ok(SameNode::Direct),
+        "tunnel" => Ok(SameNode::Tunnel),
+        _ => Err("`direct` or `tunnel`".to_owned()),
+    }
+}
+
+pub(super) fn log_format(value: &str) -> Result<LogFormat, Expected> {
+    match value {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("`text` or `json`".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(value: &str) -> Result<String, Expected> {
+    EnvFilter::try_new(value)
+        .map(|_| value.to_owned())
+        .map_err(|error| format!("levels such as `info` or `info,ztun::proxy=debug` ({error})"))
+}
+
+/// A whole number and a unit; never nothing, for a limit of no time would refuse everything.
+pub(super) fn duration(value: &str) -> Result<Duration, Expected> {
+    let expected =
+        || "a time longer than 0 with its unit, such as 500ms, 10s, 5m or 24h".to_owned();
+    let digits = value.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let unit = UNITS
+        .iter()
+        .find(|(unit, _)| *unit == &value[digits.len()..]);
+    let (_, milliseconds) = unit.ok_or_else(expected)?;
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(*milliseconds))
+        .filter(|milliseconds| *milliseconds > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(expected)
+}
+
+/// Durations written the way they are read.
+pub(super) mod duration {
+    use std::time::Duration;
+
+    use serde::Serializer;
+
+    use super::UNITS;
+
+    // Serde's signature.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let milliseconds = duration.as_millis();
+        let mut largest_first = UNITS.iter().rev();
+        let unit = largest_first.find(|(_, unit)| milliseconds.is_multiple_of(u128::from(*unit)));
+        let (name, unit) = unit.unwrap_or(&UNITS[0]);
+        serializer.collect_str(&format_args!("{}{name}", milliseconds / u128::from(*unit)))
+    }
+}

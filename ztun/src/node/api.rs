@@ -1,0 +1,73 @@
+//! What the daemon answers on its Unix socket: HTTP/1.1 with JSON bodies.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `POST /v1/pods` | [`EnrolRequest`] | [`EnrolResponse`] once kernel state is in place |
+//! | `DELETE /v1/pods` | [`UnenrolRequest`] | [`UnenrolResponse`] |
+//! | `GET /v1/status` | – | [`NodeStatus`](super::status::NodeStatus) |
+//!
+//! Errors are [`ErrorBody`] with a status of 400 and above.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{mesh::PodName, redirect::PodSandbox};
+
+/// Which pods an enrolment is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EnrolWhen {
+    /// The caller says that this pod is to be captured.
+    #[default]
+    Always,
+    /// Only if the mesh says that the pod takes part: how a CNI plugin asks, which sees every pod.
+    InMesh,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnrolRequest {
+    pub sandbox: PodSandbox,
+    #[serde(default)]
+    pub when: EnrolWhen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "result")]
+pub enum EnrolResponse {
+    /// The pod is captured from now on.
+    Enrolled { addresses: Vec<IpAddr> },
+    /// The mesh says that the pod takes no part in it.
+    NotInMesh,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UnenrolRequest {
+    pub pod: PodName,
+    /// Only if the pod is enrolled with this sandbox: a late DEL must not hit the pod's successor.
+    #[serde(default)]
+    pub sandbox_id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UnenrolResponse {
+    Released,
+    /// No such pod is enrolled (or it is another sandbox by now): nothing was done.
+    NotEnrolled,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+    /// Whether the same request may succeed later, with nothing changed by the caller.
+    #[serde(default)]
+    pub retry: bool,
+}
+
+/// Where the daemon listens unless the configuration says otherwise.
+pub fn default_socket() -> PathBuf {
+    PathBuf::from("/run/ztun/ztun.sock")
+}

@@ -1,0 +1,221 @@
+//! The daemon of one node: puts its parts together, runs them, and ends in order.
+
+pub mod api;
+mod http;
+mod pods;
+mod readiness;
+mod records;
+mod server;
+pub mod status;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ::http::StatusCode;
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{
+    pods::Pods, readiness::Readiness, records::Records, server::Api, server::ApiServer,
+    status::StatusReporter,
+};
+use crate::{
+    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    config::{self, Config, Timeouts},
+    mesh::Mesh,
+    observe::Metrics,
+    proxy::{self, Proxy, ProxySettings},
+    redirect::Redirect,
+    source::file::FileSource,
+};
+
+/// How often pods are checked for a network namespace that went away without an unenrol.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT and the drain that follows it.
+///
+/// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
+/// thread's; the data path has its own, which nothing here can stall.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let data = runtime::Builder::new_multi_thread()
+        .thread_name("ztun-data")
+        .worker_threads(config.data_threads.get())
+        .enable_all()
+        .build()
+        .context("start the data runtime")?;
+    let control = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the control runtime")?;
+    let result = LocalSet::new().block_on(&control, node(config, data.handle().clone()));
+    // Streams that are still open when the drain's deadline has passed are reset, not waited for.
+    data.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+
+    let api_server = ApiServer::bind(&config.socket)?;
+    let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
+    let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let records = Records::open(&config.state_directory)?;
+    let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
+
+    let mesh = Mesh::empty();
+    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
+    let certificates = Arc::new(CertificateManager::new(
+        Arc::new(ca),
+        CertificateSettings {
+            lifetime: config.certificate_lifetime,
+            wait: config.timeouts.certificate,
+            ..CertificateSettings::new([config.trust_domain.clone()])
+        },
+        Arc::new(SystemClock),
+    ));
+    let metrics = Metrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let proxy = {
+        let _on_the_data_runtime = data.enter();
+        Proxy::new(
+            mesh.clone(),
+            certificates.clone(),
+            proxy_settings(&config),
+            metrics,
+        )
+    };
+    let source = Arc::new(FileSource::start(
+        &config.mesh_directory,
+        mesh.clone(),
+        config.translate_settings(),
+    )?);
+    let pods = Arc::new(Pods::new(
+        redirect,
+        records,
+        proxy.clone(),
+        mesh.clone(),
+        config.timeouts.mesh_state,
+    ));
+    let readiness = Arc::new(Readiness::new(
+        mesh.clone(),
+        pods.clone(),
+        certificates.clone(),
+    ));
+
+    tokio::task::spawn_local(http::serve(
+        readiness_listener,
+        Arc::new(readiness_handler(readiness.clone())),
+    ));
+    tokio::task::spawn_local(http::serve(
+        metrics_listener,
+        Arc::new(metrics_handler(registry)),
+    ));
+
+    pods.restore().await?;
+    readiness.restored.store(true, Ordering::Relaxed);
+    tokio::task::spawn_local(sweep(pods.clone()));
+    let status = StatusReporter {
+        node: config.node_name.to_string(),
+        pods: pods.clone(),
+        proxy: proxy.clone(),
+        mesh,
+        certificates,
+        source,
+        readiness: readiness.clone(),
+    };
+    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    readiness.draining.store(true, Ordering::Relaxed);
+    let deadline = config.timeouts.drain;
+    tracing::info!(
+        ?deadline,
+        connections = proxy.connections().len(),
+        "draining"
+    );
+    tokio::select! {
+        () = proxy.drain(deadline) => {}
+        _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
+        _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
+    }
+    api.abort();
+    tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+async fn sweep(pods: Arc<Pods>) {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        pods.sweep().await;
+    }
+}
+
+fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+    move |path| {
+        (path == "/healthz/ready").then(|| match &readiness.missing()[..] {
+            [] => (StatusCode::OK, "ready\n".to_owned()),
+            missing => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready:\n{}\n", missing.join("\n")),
+            ),
+        })
+    }
+}
+
+fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+    move |path| {
+        matches!(path, "/metrics" | "/stats/prometheus").then(|| {
+            let mut text = String::new();
+            match prometheus_client::encoding::text::encode(&mut text, &registry) {
+                Ok(()) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
+        })
+    }
+}
+
+fn proxy_settings(config: &Config) -> ProxySettings {
+    let Timeouts {
+        tcp_connect,
+        tls_handshake,
+        http2_handshake,
+        connect_response,
+        certificate,
+        mesh_state,
+        drain: _,
+    } = config.timeouts;
+    ProxySettings {
+        timeouts: proxy::Timeouts {
+            mesh_wait: mesh_state,
+            certificate_wait: certificate,
+            tcp_connect,
+            tls_handshake,
+            http2_handshake,
+            connect_response,
+        },
+        same_node: match config.same_node {
+            config::SameNode::Direct => proxy::SameNode::Direct,
+            config::SameNode::Tunnel => proxy::SameNode::Tunnel,
+        },
+        pending_handshakes: config.limits.pending_handshakes.get(),
+        connections: config.limits.connections.get(),
+        streams_per_connection: config.limits.streams_per_connection.get(),
+        ..ProxySettings::default()
+    }
+}

@@ -1,0 +1,286 @@
+//! The pods that this node captures: enrolment, release, and what keeps both true over time.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::records::{RecordError, Records};
+use crate::{
+    mesh::{Mesh, PodName, workload::TunnelProtocol},
+    proxy::{ProxiedPod, Proxy},
+    redirect::{CaptureState, CapturedPod, EnrolError, PinError, PodNetns, PodSandbox, Redirect},
+};
+
+/// Enrols and releases pods; one change at a time, readers never wait for one.
+#[derive(Debug)]
+pub struct Pods {
+    redirect: Arc<Redirect>,
+    records: Records,
+    proxy: Arc<Proxy>,
+    mesh: Arc<Mesh>,
+    /// How long an enrolment waits for the mesh to know its pod.
+    mesh_wait: Duration,
+    enrolled: Mutex<BTreeMap<PodName, Enrolled>>,
+    change: tokio::sync::Mutex<()>,
+}
+
+/// One captured pod, as status shows it.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    pub sandbox: PodSandbox,
+    pub addresses: Vec<IpAddr>,
+    pub netns: Arc<PodNetns>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    #[error("enrol {pod}: {source}")]
+    Capture { pod: PodName, source: EnrolError },
+    #[error("enrol {pod}: {source}")]
+    Record { pod: PodName, source: RecordError },
+    #[error("enrol {pod}: {source}")]
+    Serve {
+        pod: PodName,
+        source: std::io::Error,
+    },
+    #[error(
+        "enrol {pod}: the mesh state doesn't know this pod after {waited:?}; check that the mesh source delivers it"
+    )]
+    Unknown { pod: PodName, waited: Duration },
+    #[error("release {pod}: {source}")]
+    Release { pod: PodName, source: PinError },
+}
+
+impl PodError {
+    /// Whether the same request may succeed later without a change by the caller.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Record { .. })
+    }
+}
+
+impl Pods {
+    pub fn new(
+        redirect: Arc<Redirect>,
+        records: Records,
+        proxy: Arc<Proxy>,
+        mesh: Arc<Mesh>,
+        mesh_wait: Duration,
+    ) -> Self {
+        Self {
+            redirect,
+            records,
+            proxy,
+            mesh,
+            mesh_wait,
+            enrolled: Mutex::default(),
+            change: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Captures the pod; when this returns, its next connection is captured or refused.
+    pub async fn enrol(&self, sandbox: PodSandbox) -> Result<Vec<IpAddr>, PodError> {
+        let _one_at_a_time = self.change.lock().await;
+        let pod = sandbox.pod.clone();
+        let known_before = self.enrolled().contains_key(&pod);
+        self.records
+            .write(&sandbox)
+            .map_err(|source| PodError::Record {
+                pod: pod.clone(),
+                source,
+            })?;
+        let captured = self.capture(&sandbox).await;
+        let result = match captured {
+            Ok(captured) => self.serve(sandbox, captured),
+            Err(error) => Err(error),
+        };
+        if result.is_err() && !known_before {
+            self.forget_record(&pod);
+        }
+        result
+    }
+
+    /// Waits (bounded) until the mesh knows `pod`, and says whether it takes part.
+    pub async fn takes_part(&self, pod: &PodName) -> Result<bool, PodError> {
+        let mut versions = self.mesh.versions();
+        let known = async {
+            loop {
+                if let Some(workload) = self.mesh.snapshot().workload_by_pod(pod) {
+                    return workload.tunnel_protocol == TunnelProtocol::Hbone;
+                }
+                if versions.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        timeout(self.mesh_wait, known)
+            .await
+            .map_err(|_| PodError::Unknown {
+                pod: pod.clone(),
+                waited: self.mesh_wait,
+            })
+    }
+
+    /// Lets go of the pod; `false` if it isn't enrolled, or is with another sandbox than the given.
+    pub async fn release(&self, pod: &PodName, sandbox_id: Option<&str>) -> Result<bool, PodError> {
+        let _one_at_a_time = self.change.lock().await;
+        let Some(entry) = self.enrolled().get(pod).cloned() else {
+            return Ok(false);
+        };
+        if sandbox_id.is_some_and(|id| id != entry.sandbox.sandbox_id) {
+            return Ok(false);
+        }
+        self.proxy.remove_pod(pod);
+        let (redirect, sandbox) = (self.redirect.clone(), entry.sandbox.clone());
+        run_blocking(move || redirect.release(&sandbox))
+            .await
+            .map_err(|source| PodError::Release {
+                pod: pod.clone(),
+                source,
+            })?;
+        self.enrolled().remove(pod);
+        self.forget_record(pod);
+        tracing::info!(%pod, "released");
+        Ok(true)
+    }
+
+    /// Takes over what an earlier daemon recorded. A pod that is gone is forgotten; one that can't
+    /// be captured stays closed and is reported.
+    pub async fn restore(&self) -> Result<(), RecordError> {
+        let sandboxes = self.records.all()?;
+        match self.redirect.orphans(&sandboxes) {
+            Ok(orphans) => {
+                for pod in orphans {
+                    tracing::error!(
+                        pod = pod.as_str(),
+                        "a running pod is captured, but its record is lost: it stays closed until it is enrolled again or restarted"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot look for pods whose record is lost"),
+        }
+        for sandbox in sandboxes {
+            let pod = sandbox.pod.clone();
+            if !sandbox.netns.exists() {
+                tracing::info!(%pod, netns = %sandbox.netns.display(), "pod is gone: forgetting it");
+                self.release_gone(&sandbox).await;
+                continue;
+            }
+            if let Err(error) = self.enrol_again(sandbox).await {
+                tracing::error!(%pod, %error, "pod of an earlier run can't be captured; it stays closed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases pods whose network namespace is gone, for which no DEL came.
+    pub async fn sweep(&self) {
+        for entry in self.list() {
+            if entry.netns.is_alive() {
+                continue;
+            }
+            let pod = &entry.sandbox.pod;
+            tracing::warn!(%pod, netns = %entry.sandbox.netns.display(),
+                "network namespace is gone without an unenrol: releasing the pod");
+            if let Err(error) = self.release(pod, Some(&entry.sandbox.sandbox_id)).await {
+                tracing::error!(%error, "release failed; it is tried again");
+            }
+        }
+    }
+
+    pub fn list(&self) -> Vec<Enrolled> {
+        self.enrolled().values().cloned().collect()
+    }
+
+    /// Whether each enrolled pod is captured, read from kernel state.
+    pub async fn capture_states(&self) -> BTreeMap<PodName, CaptureState> {
+        let (redirect, entries) = (self.redirect.clone(), self.list());
+        run_blocking(move || {
+            entries
+                .into_iter()
+                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), redirect.check(&sandbox)))
+                .collect()
+        })
+        .await
+    }
+
+    async fn enrol_again(&self, sandbox: PodSandbox) -> Result<(), PodError> {
+        let _one_at_a_time = self.change.lock().await;
+        let captured = self.capture(&sandbox).await?;
+        self.serve(sandbox, captured)?;
+        Ok(())
+    }
+
+    async fn capture(&self, sandbox: &PodSandbox) -> Result<CapturedPod, PodError> {
+        let (redirect, request) = (self.redirect.clone(), sandbox.clone());
+        run_blocking(move || redirect.enrol(&request))
+            .await
+            .map_err(|source| PodError::Capture {
+                pod: sandbox.pod.clone(),
+                source,
+            })
+    }
+
+    fn serve(&self, sandbox: PodSandbox, captured: CapturedPod) -> Result<Vec<IpAddr>, PodError> {
+        let CapturedPod {
+            addresses,
+            sockets,
+            listeners,
+        } = captured;
+        let pod = sandbox.pod.clone();
+        self.proxy
+            .add_pod(
+                ProxiedPod {
+                    name: pod.clone(),
+                    addresses: addresses.clone(),
+                    sockets: sockets.clone(),
+                },
+                listeners,
+            )
+            .map_err(|source| PodError::Serve {
+                pod: pod.clone(),
+                source,
+            })?;
+        self.enrolled().insert(
+            pod.clone(),
+            Enrolled {
+                sandbox,
+                addresses: addresses.clone(),
+                netns: sockets,
+            },
+        );
+        tracing::info!(%pod, ?addresses, "enrolled");
+        Ok(addresses)
+    }
+
+    async fn release_gone(&self, sandbox: &PodSandbox) {
+        let (redirect, request) = (self.redirect.clone(), sandbox.clone());
+        if let Err(error) = run_blocking(move || redirect.release(&request)).await {
+            tracing::warn!(pod = %sandbox.pod, %error, "cannot remove what is left of a pod");
+        }
+        self.forget_record(&sandbox.pod);
+    }
+
+    fn forget_record(&self, pod: &PodName) {
+        if let Err(error) = self.records.remove(pod) {
+            tracing::error!(%pod, %error, "record stays behind; the next start will look for the pod");
+        }
+    }
+
+    fn enrolled(&self) -> MutexGuard<'_, BTreeMap<PodName, Enrolled>> {
+        // Nothing panics while holding it; were it ever poisoned, the map is still whole.
+        self.enrolled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Kernel work takes milliseconds and must not hold up the control runtime.
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

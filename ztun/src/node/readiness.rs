@@ -1,0 +1,73 @@
+//! Whether this node can serve: mesh state is there, and a valid certificate for every enrolled pod.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use time::OffsetDateTime;
+
+use super::pods::Pods;
+use crate::{cert::CertificateManager, mesh::Mesh};
+
+#[derive(Debug)]
+pub struct Readiness {
+    pub mesh: Arc<Mesh>,
+    pub pods: Arc<Pods>,
+    pub certificates: Arc<CertificateManager>,
+    pub draining: AtomicBool,
+    pub restored: AtomicBool,
+}
+
+impl Readiness {
+    pub fn new(mesh: Arc<Mesh>, pods: Arc<Pods>, certificates: Arc<CertificateManager>) -> Self {
+        Self {
+            mesh,
+            pods,
+            certificates,
+            draining: AtomicBool::new(false),
+            restored: AtomicBool::new(false),
+        }
+    }
+
+    /// What is missing, in the operator's words; empty means ready.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.draining.load(Ordering::Relaxed) {
+            missing.push("draining".to_owned());
+        }
+        if !self.mesh.synced() {
+            missing.push("mesh state: the source has not delivered anything yet".to_owned());
+        }
+        if !self.restored.load(Ordering::Relaxed) {
+            missing.push("pods of the previous run are not taken over yet".to_owned());
+        }
+        let snapshot = self.mesh.snapshot();
+        let certificates = self.certificates.status();
+        let now = OffsetDateTime::now_utc();
+        for entry in self.pods.list() {
+            let pod = &entry.sandbox.pod;
+            let Some(workload) = snapshot.workload_by_pod(pod) else {
+                missing.push(format!(
+                    "{pod}: the mesh state doesn't know this enrolled pod"
+                ));
+                continue;
+            };
+            let kept = certificates
+                .iter()
+                .find(|certificate| certificate.identity == workload.identity);
+            let valid = kept
+                .and_then(|kept| kept.not_after)
+                .is_some_and(|end| end > now);
+            if !valid {
+                let cause = kept.and_then(|kept| kept.error.as_deref());
+                missing.push(format!(
+                    "{pod}: no valid certificate of {}: {}",
+                    workload.identity,
+                    cause.unwrap_or("not issued yet")
+                ));
+            }
+        }
+        missing
+    }
+}

@@ -1,0 +1,190 @@
+//! Serves the API of [`super::api`] on a Unix socket that only root can open.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{
+    api::{EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, UnenrolRequest, UnenrolResponse},
+    pods::{PodError, Pods},
+    status::StatusReporter,
+};
+
+/// Requests are a few hundred bytes; more is a mistake.
+const MAX_BODY: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub struct ApiServer {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("another daemon answers on {path}; stop it first, or configure another `socket`")]
+    InUse { path: PathBuf },
+    #[error("cannot listen on {path}: {source}; check that its directory can be written by root")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// What requests act on.
+#[derive(Debug)]
+pub struct Api {
+    pub pods: Arc<Pods>,
+    pub status: StatusReporter,
+}
+
+impl ApiServer {
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(BindError::InUse {
+                path: path.to_owned(),
+            });
+        }
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    pub async fn serve(self, api: Arc<Api>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::task::spawn_local(answer(stream, api.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an API connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(stream: UnixStream, api: Arc<Api>) {
+    let service = service_fn(|request| {
+        let api = api.clone();
+        async move { Ok::<_, Infallible>(route(request, &api).await) }
+    });
+    if let Err(error) = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+    {
+        tracing::debug!(%error, "API connection ended early");
+    }
+}
+
+async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
+    let result = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/v1/pods") => enrol(request, api).await,
+        (&Method::DELETE, "/v1/pods") => unenrol(request, api).await,
+        (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
+        (method, path) => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("no {method} {path} here"),
+        )),
+    };
+    result.unwrap_or_else(|failure| json(failure.status, &failure.body))
+}
+
+async fn enrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<Bytes>>, Failure> {
+    let EnrolRequest { sandbox, when } = body(request).await?;
+    if when == EnrolWhen::InMesh && !api.pods.takes_part(&sandbox.pod).await? {
+        return Ok(json(StatusCode::OK, &EnrolResponse::NotInMesh));
+    }
+    let addresses = api.pods.enrol(sandbox).await?;
+    Ok(json(StatusCode::OK, &EnrolResponse::Enrolled { addresses }))
+}
+
+async fn unenrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<Bytes>>, Failure> {
+    let UnenrolRequest { pod, sandbox_id } = body(request).await?;
+    let response = if api.pods.release(&pod, sandbox_id.as_deref()).await? {
+        UnenrolResponse::Released
+    } else {
+        UnenrolResponse::NotEnrolled
+    };
+    Ok(json(StatusCode::OK, &response))
+}
+
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
+    let bytes = Limited::new(request.into_body(), MAX_BODY)
+        .collect()
+        .await
+        .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("request body: {error}")))?
+        .to_bytes();
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("request body: {error}")))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+struct Failure {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl Failure {
+    fn new(status: StatusCode, error: String) -> Self {
+        Self {
+            status,
+            body: ErrorBody {
+                error,
+                retry: false,
+            },
+        }
+    }
+}
+
+impl From<PodError> for Failure {
+    fn from(error: PodError) -> Self {
+        tracing::warn!(%error, "request refused");
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body: ErrorBody {
+                error: error.to_string(),
+                retry: error.is_temporary(),
+            },
+        }
+    }
+}

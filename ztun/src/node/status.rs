@@ -1,0 +1,123 @@
+//! What `ztun status` shows.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{pods::Pods, readiness::Readiness};
+use crate::{
+    cert::{CertificateManager, CertificateStatus},
+    mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
+    observe::ConnectionStatus,
+    proxy::Proxy,
+    redirect::CaptureState,
+    source::{FileSource, Problem},
+};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    pub node: String,
+    pub version: String,
+    /// Empty when the node is ready; otherwise what it waits for.
+    pub not_ready: Vec<String>,
+    pub mesh: MeshStatus,
+    pub pods: Vec<PodStatus>,
+    pub certificates: Vec<CertificateStatus>,
+    pub connections: Vec<ConnectionStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshStatus {
+    pub workloads: usize,
+    pub services: usize,
+    /// Objects that the source could not use.
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    pub pod: PodName,
+    pub addresses: Vec<IpAddr>,
+    pub capture: CaptureState,
+    /// `None` while the mesh doesn't know the pod.
+    pub workload: Option<WorkloadUid>,
+    pub identity: Option<Identity>,
+}
+
+/// Puts a report together from the parts that know.
+#[derive(Debug)]
+pub struct StatusReporter {
+    pub node: String,
+    pub pods: Arc<Pods>,
+    pub proxy: Arc<Proxy>,
+    pub mesh: Arc<Mesh>,
+    pub certificates: Arc<CertificateManager>,
+    pub source: Arc<FileSource>,
+    pub readiness: Arc<Readiness>,
+}
+
+impl StatusReporter {
+    pub async fn report(&self) -> NodeStatus {
+        let snapshot = self.mesh.snapshot();
+        NodeStatus {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            not_ready: self.readiness.missing(),
+            mesh: MeshStatus {
+                workloads: snapshot.workloads().count(),
+                services: snapshot.services().count(),
+                problems: self.source.problems().to_vec(),
+            },
+            pods: self.pods().await,
+            certificates: self.certificates.status(),
+            connections: self.proxy.connections(),
+        }
+    }
+
+    /// The enrolled pods, and those that the mesh places here but nobody enrolled.
+    async fn pods(&self) -> Vec<PodStatus> {
+        let snapshot = self.mesh.snapshot();
+        let mut captures = self.pods.capture_states().await;
+        let mut pods: Vec<PodStatus> = self
+            .pods
+            .list()
+            .into_iter()
+            .map(|entry| {
+                let pod = entry.sandbox.pod;
+                let workload = snapshot.workload_by_pod(&pod);
+                PodStatus {
+                    capture: captures
+                        .remove(&pod)
+                        .unwrap_or_else(|| CaptureState::NotCaptured {
+                            why: "released while this report was made".to_owned(),
+                        }),
+                    workload: workload.map(|workload| workload.uid.clone()),
+                    identity: workload.map(|workload| workload.identity.clone()),
+                    addresses: entry.addresses,
+                    pod,
+                }
+            })
+            .collect();
+        for workload in snapshot.workloads() {
+            let here =
+                *workload.node == *self.node && workload.tunnel_protocol == TunnelProtocol::Hbone;
+            if here && !pods.iter().any(|known| known.pod == workload.pod) {
+                pods.push(PodStatus {
+                    pod: workload.pod.clone(),
+                    addresses: workload.addresses.clone(),
+                    capture: CaptureState::NotCaptured {
+                        why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
+                            .to_owned(),
+                    },
+                    workload: Some(workload.uid.clone()),
+                    identity: Some(workload.identity.clone()),
+                });
+            }
+        }
+        pods.sort_by(|a, b| a.pod.cmp(&b.pod));
+        pods
+    }
+}

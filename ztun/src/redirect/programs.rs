@@ -1,0 +1,290 @@
+//! The kernel programs: loading a pod's own copies of them, and attaching those.
+
+use std::{
+    net::IpAddr,
+    os::fd::AsRawFd as _,
+    sync::{Mutex, PoisonError},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapError, SockHash},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup,
+        links::{FdLink, LinkError},
+    },
+};
+use thiserror::Error;
+use ztun_common::{Address, MAX_ADDRESSES};
+
+use super::{
+    cgroup::Cgroup,
+    listeners,
+    netns::Netns,
+    pins::{Generation, LINKS, MAPS, PinError},
+    with_causes,
+};
+use crate::proxy::pod::PodListeners;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztun-ebpf"));
+
+/// Loads the kernel programs.
+pub struct Programs {
+    loader: Mutex<EbpfLoader<'static>>,
+}
+
+/// One pod's programs and maps, loaded and not attached.
+pub struct PodPrograms(Ebpf);
+
+#[derive(Debug, Error)]
+pub enum ProgramsError {
+    #[error("this daemon was built without its kernel programs: build it with `cargo xtask build`")]
+    NotBuilt,
+    #[error("the pod has {0} addresses: capture takes up to {MAX_ADDRESSES}")]
+    TooManyAddresses(usize),
+    #[error(
+        "cannot load the kernel programs: {0}; they need Linux 6.1 or newer, CAP_BPF and CAP_NET_ADMIN"
+    )]
+    Load(String),
+    #[error(
+        "the kernel refuses the program {program}: {reason}; it needs Linux 6.1 or newer; `ztun programs` shows the verifier's log"
+    )]
+    Refused {
+        program: &'static str,
+        reason: String,
+        log: String,
+    },
+    #[error("cannot attach the program {program}: {reason}")]
+    Attach {
+        program: &'static str,
+        reason: String,
+    },
+    #[error("cannot fill the map {map}: {reason}")]
+    Map { map: &'static str, reason: String },
+    #[error("the kernel programs have no {0}: build daemon and programs from the same source")]
+    Absent(&'static str),
+}
+
+/// What the running kernel says of one program.
+#[derive(Debug)]
+pub struct ProgramReport {
+    pub name: &'static str,
+    /// The kernel's name of the program's type.
+    pub kind: &'static str,
+    /// Instructions after the verifier's rewriting; 0 where the kernel doesn't tell.
+    pub instructions: u32,
+    /// Bytes of machine code.
+    pub jited_size: u32,
+    /// Or the verifier's log.
+    pub verdict: Result<(), String>,
+}
+
+impl Programs {
+    pub fn new() -> Result<Self, ProgramsError> {
+        if OBJECT.is_empty() {
+            return Err(ProgramsError::NotBuilt);
+        }
+        let mut loader = EbpfLoader::new();
+        // No program needs the kernel's types, and they take longer to read than all the rest.
+        loader.btf(None);
+        Ok(Self {
+            loader: Mutex::new(loader),
+        })
+    }
+
+    /// Loads programs and maps for one pod.
+    pub fn load(
+        &self,
+        addresses: &[IpAddr],
+        listeners: &PodListeners,
+    ) -> Result<PodPrograms, ProgramsError> {
+        let mut pod = self.load_object()?;
+        pod.fill(addresses, listeners)?;
+        for name in LINKS {
+            pod.load_program(name)?;
+        }
+        Ok(pod)
+    }
+
+    fn load_object(&self) -> Result<PodPrograms, ProgramsError> {
+        // A loader holds only settings, which a panic elsewhere can't leave half-written.
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = loader.load(OBJECT);
+        loaded
+            .map(PodPrograms)
+            .map_err(|error| ProgramsError::Load(with_causes(&error)))
+    }
+}
+
+/// Loads every program into the running kernel's verifier; nothing stays behind.
+pub fn verify_all() -> Result<Vec<ProgramReport>, ProgramsError> {
+    let mut pod = Programs::new()?.load_object()?;
+    LINKS.into_iter().map(|name| pod.verify(name)).collect()
+}
+
+impl PodPrograms {
+    /// Attaches the programs and pins them with their maps. Whoever gets an error takes the
+    /// generation off.
+    pub fn attach(
+        mut self,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        generation: &Generation,
+    ) -> Result<(), AttachError> {
+        for name in MAPS {
+            let map = self.0.map(name).ok_or(ProgramsError::Absent(name))?;
+            let path = generation.path(name);
+            map.pin(&path).map_err(|error| PinError::Pin {
+                path,
+                reason: with_causes(&error),
+            })?;
+        }
+        // What arrives is steered before anything is sent to arrive.
+        for name in LINKS.into_iter().rev() {
+            let link = self.attach_program(name, netns, cgroup)?;
+            let path = generation.path(name);
+            link.pin(&path).map_err(|error| PinError::Pin {
+                path,
+                reason: with_causes(&error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &mut self,
+        addresses: &[IpAddr],
+        pod_listeners: &PodListeners,
+    ) -> Result<(), ProgramsError> {
+        if addresses.len() > MAX_ADDRESSES as usize {
+            return Err(ProgramsError::TooManyAddresses(addresses.len()));
+        }
+        let failed = |map| {
+            move |error: MapError| ProgramsError::Map {
+                map,
+                reason: with_causes(&error),
+            }
+        };
+        let map = "ADDRESSES";
+        let mut own: HashMap<_, [u8; 16], u8> = self
+            .0
+            .map_mut(map)
+            .ok_or(ProgramsError::Absent(map))?
+            .try_into()
+            .map_err(failed(map))?;
+        for &ip in addresses {
+            own.insert(Address::from(ip).to_bytes(), 1, 0)
+                .map_err(failed(map))?;
+        }
+        let map = "LISTENERS";
+        let mut sockets: SockHash<_, u32> = self
+            .0
+            .map_mut(map)
+            .ok_or(ProgramsError::Absent(map))?
+            .try_into()
+            .map_err(failed(map))?;
+        for (key, listener) in listeners::keyed(pod_listeners) {
+            sockets
+                .insert(key.index(), listener.as_raw_fd(), 0)
+                .map_err(failed(map))?;
+        }
+        Ok(())
+    }
+
+    fn load_program(&mut self, name: &'static str) -> Result<(), ProgramsError> {
+        match self.program(name)? {
+            Program::SkLookup(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => return Err(ProgramsError::Absent(name)),
+        }
+        .map_err(|error| refused(name, &error))
+    }
+
+    fn attach_program(
+        &mut self,
+        name: &'static str,
+        netns: &Netns,
+        cgroup: &Cgroup,
+    ) -> Result<FdLink, ProgramsError> {
+        let attached = match self.program(name)? {
+            Program::SkLookup(program) => attach_to_netns(program, netns),
+            Program::CgroupSockAddr(program) => attach_to_cgroup(program, cgroup),
+            _ => return Err(ProgramsError::Absent(name)),
+        };
+        attached.map_err(|reason| ProgramsError::Attach {
+            program: name,
+            reason,
+        })
+    }
+
+    fn verify(&mut self, name: &'static str) -> Result<ProgramReport, ProgramsError> {
+        let verdict = match self.load_program(name) {
+            Ok(()) => Ok(()),
+            Err(ProgramsError::Refused { log, .. }) => Err(log),
+            Err(other) => return Err(other),
+        };
+        let program = self.program(name)?;
+        let kind = match program {
+            Program::SkLookup(_) => "sk_lookup",
+            _ => "cgroup_sock_addr",
+        };
+        let info = program.info().ok();
+        Ok(ProgramReport {
+            name,
+            kind,
+            instructions: info
+                .as_ref()
+                .and_then(|info| Some(info.size_translated()? / INSTRUCTION_SIZE))
+                .unwrap_or_default(),
+            jited_size: info.map_or(0, |info| info.size_jitted()),
+            verdict,
+        })
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, ProgramsError> {
+        self.0.program_mut(name).ok_or(ProgramsError::Absent(name))
+    }
+}
+
+/// `sizeof(struct bpf_insn)`
+const INSTRUCTION_SIZE: u32 = 8;
+
+#[derive(Debug, Error)]
+pub enum AttachError {
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
+    let (reason, log) = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => (io_error.to_string(), format!("{io_error}\n{verifier_log}")),
+        other => (with_causes(other), with_causes(other)),
+    };
+    ProgramsError::Refused {
+        program,
+        reason,
+        log,
+    }
+}
+
+fn attach_to_netns(program: &mut SkLookup, netns: &Netns) -> Result<FdLink, String> {
+    let reason = |error: ProgramError| with_causes(&error);
+    let link = program.attach(netns.file()).map_err(reason)?;
+    Ok(program.take_link(link).map_err(reason)?.into())
+}
+
+fn attach_to_cgroup(program: &mut CgroupSockAddr, cgroup: &Cgroup) -> Result<FdLink, String> {
+    let reason = |error: ProgramError| with_causes(&error);
+    // Links always let others attach too; asking for it is refused.
+    let link = program
+        .attach(cgroup.file(), CgroupAttachMode::Single)
+        .map_err(reason)?;
+    let link = program.take_link(link).map_err(reason)?;
+    link.try_into()
+        .map_err(|error: LinkError| with_causes(&error))
+}

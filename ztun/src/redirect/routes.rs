@@ -1,0 +1,203 @@
+//! The rules and routes that lead captured packets to loopback.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    IpVersion, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        rule::{RuleAction, RuleAttribute, RuleMessage},
+    },
+};
+use ztun_common::{Family, LOOPBACK_INTERFACE, MARK};
+
+use super::netlink::{Netlink, NetlinkError};
+
+/// The routing table of captured packets: it leads to loopback whatever the destination.
+const TABLE: u32 = MARK;
+/// Where the rules for captured packets stand: after `local` (0), before anything else.
+const PREFERENCE: u32 = 100;
+
+/// What was added to a namespace and was not there before.
+#[derive(Debug)]
+pub enum Added {
+    Rule(RuleMessage),
+    Route(RouteMessage),
+}
+
+/// Routes packets with the mark to loopback, and nowhere if that route is gone.
+///
+/// What is there already stays; `added` gets what was not. `source` is the address that captured
+/// connections show.
+pub fn install(
+    netlink: &Netlink,
+    source: IpAddr,
+    added: &mut Vec<Added>,
+) -> Result<(), NetlinkError> {
+    match source {
+        IpAddr::V4(source) => {
+            add_route(netlink, v4_route(LOOPBACK_INTERFACE, source), added)?;
+            // A process may bind its socket to an interface after it connected. No route with the
+            // mark leads there, and IPv4 would then take the destination for a neighbour and send
+            // in clear; a local route leads to loopback whatever interface it names.
+            for interface in netlink.interfaces()? {
+                add_route(netlink, v4_route(interface, source), added)?;
+            }
+        }
+        IpAddr::V6(_) => add_route(netlink, v6_route(), added)?,
+    }
+    let family = super::netlink::family_of(source);
+    add_rule(netlink, lookup_rule(family), added)?;
+    add_rule(netlink, fence_rule(family), added)
+}
+
+pub fn remove(netlink: &Netlink, added: Added) -> Result<(), NetlinkError> {
+    match added {
+        Added::Rule(rule) => netlink.request(
+            "remove a rule for captured packets",
+            netlink.handle().rule().del(rule).execute(),
+        ),
+        Added::Route(route) => netlink.request(
+            "remove a route for captured packets",
+            netlink.handle().route().del(route).execute(),
+        ),
+    }
+}
+
+/// What of a family's rules and routes is missing.
+pub fn missing(netlink: &Netlink, family: Family) -> Result<Option<&'static str>, NetlinkError> {
+    let version = match family {
+        Family::V4 => IpVersion::V4,
+        Family::V6 => IpVersion::V6,
+    };
+    let rules: Vec<RuleMessage> = netlink.request(
+        "list the pod's rules",
+        netlink.handle().rule().get(version).execute().try_collect(),
+    )?;
+    let has = |wanted: &RuleMessage| {
+        rules.iter().any(|rule| {
+            rule.header.action == wanted.header.action
+                && wanted
+                    .attributes
+                    .iter()
+                    .all(|attribute| rule.attributes.contains(attribute))
+        })
+    };
+    if !has(&lookup_rule(family)) {
+        return Ok(Some("the rule for captured packets is missing"));
+    }
+    if !has(&fence_rule(family)) {
+        return Ok(Some("the fence for captured packets is missing"));
+    }
+    let mut every_route = RouteMessage::default();
+    every_route.header.address_family = address_family(family);
+    let routes: Vec<RouteMessage> = netlink.request(
+        "list the pod's routes",
+        netlink
+            .handle()
+            .route()
+            .get(every_route)
+            .execute()
+            .try_collect(),
+    )?;
+    let routed = routes.iter().any(|route| {
+        route.header.kind == RouteType::Local
+            && route.header.destination_prefix_length == 0
+            && route.attributes.contains(&RouteAttribute::Table(TABLE))
+            && route
+                .attributes
+                .contains(&RouteAttribute::Oif(LOOPBACK_INTERFACE))
+    });
+    Ok((!routed).then_some("the route for captured packets is missing"))
+}
+
+fn add_route(
+    netlink: &Netlink,
+    route: RouteMessage,
+    added: &mut Vec<Added>,
+) -> Result<(), NetlinkError> {
+    let action = "add a route for captured packets";
+    let add = || netlink.handle().route().add(route.clone());
+    match netlink.request(action, add().execute()) {
+        Ok(()) => added.push(Added::Route(route)),
+        // Its source may have been another address.
+        Err(error) if error.is_exists() => netlink.request(action, add().replace().execute())?,
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn add_rule(
+    netlink: &Netlink,
+    rule: RuleMessage,
+    added: &mut Vec<Added>,
+) -> Result<(), NetlinkError> {
+    let mut request = netlink.handle().rule().add();
+    *request.message_mut() = rule.clone();
+    match netlink.request("add a rule for captured packets", request.execute()) {
+        Ok(()) => added.push(Added::Rule(rule)),
+        Err(error) if error.is_exists() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// `from all fwmark MARK lookup TABLE`
+fn lookup_rule(family: Family) -> RuleMessage {
+    let mut rule = rule(family, PREFERENCE);
+    rule.header.action = RuleAction::ToTable;
+    rule.attributes.push(RuleAttribute::Table(TABLE));
+    rule
+}
+
+/// `from all fwmark MARK unreachable`, in case the route is taken away.
+fn fence_rule(family: Family) -> RuleMessage {
+    let mut rule = rule(family, PREFERENCE + 1);
+    rule.header.action = RuleAction::Unreachable;
+    rule
+}
+
+fn rule(family: Family, preference: u32) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = address_family(family);
+    rule.attributes.push(RuleAttribute::Priority(preference));
+    rule.attributes.push(RuleAttribute::FwMark(MARK));
+    rule
+}
+
+/// `local default dev INTERFACE table TABLE src SOURCE metric INTERFACE`: unbound sockets take
+/// loopback's, which is preferred. There would be no source without one.
+fn v4_route(interface: u32, source: Ipv4Addr) -> RouteMessage {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+        .pref_source(source)
+        .scope(RouteScope::Host)
+        .priority(interface);
+    local(route, interface)
+}
+
+/// `local default dev lo table TABLE`
+fn v6_route() -> RouteMessage {
+    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+        .priority(LOOPBACK_INTERFACE);
+    local(route, LOOPBACK_INTERFACE)
+}
+
+fn local<T>(route: RouteMessageBuilder<T>, interface: u32) -> RouteMessage {
+    route
+        .table_id(TABLE)
+        .kind(RouteType::Local)
+        .protocol(RouteProtocol::Static)
+        .output_interface(interface)
+        .build()
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}

@@ -1,0 +1,226 @@
+//! A directory of ordinary Kubernetes YAML and JSON as the mesh's state, watched for changes.
+//!
+//! What can't be used is skipped and listed in [`FileSource::problems`]; the last good version of an
+//! object stays in force. A file that is gone takes its objects with it.
+
+mod reading;
+mod state;
+mod walk;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use notify::{RecursiveMode, Watcher};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Notify, task::JoinHandle, time};
+use tracing::{info, warn};
+
+use self::state::DirectoryState;
+use super::TranslateSettings;
+use crate::mesh::Mesh;
+
+/// The directory is read when nothing has changed for this long: a file that is being written isn't.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// A directory that never rests is read after so many debounces all the same.
+const MAX_DEBOUNCES: usize = 20;
+/// For what the kernel doesn't report: files behind symbolic links, network file systems, overflows.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// Something that could not be taken as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    pub file: PathBuf,
+    /// Kind, namespace and name; empty where the file as a whole is meant.
+    pub object: String,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file.display())?;
+        if !self.object.is_empty() {
+            write!(f, "{}: ", self.object)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FileSourceError {
+    #[error(
+        "reading the mesh directory {directory}: {cause}: create it, or name another one with --mesh-directory"
+    )]
+    Directory { directory: PathBuf, cause: String },
+    #[error(
+        "watching the mesh directory {directory}: {source}: is fs.inotify.max_user_watches used up?"
+    )]
+    Watch {
+        directory: PathBuf,
+        source: notify::Error,
+    },
+}
+
+/// Publishes the directory's mesh until it is dropped.
+#[derive(Debug)]
+pub struct FileSource {
+    status: Arc<Status>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Status {
+    problems: ArcSwap<Vec<Problem>>,
+    rejected: AtomicU64,
+}
+
+impl FileSource {
+    /// Reads `directory` and publishes it, then goes on in a task of the current Tokio runtime.
+    pub fn start(
+        directory: &Path,
+        mesh: Arc<Mesh>,
+        settings: TranslateSettings,
+    ) -> Result<Self, FileSourceError> {
+        let changed = Arc::new(Notify::new());
+        // Watched before it is read: nothing falls in between.
+        let watcher = watch(directory, &changed)?;
+        let mut state = DirectoryState::new(directory, settings);
+        state.reload().map_err(|cause| FileSourceError::Directory {
+            directory: directory.to_owned(),
+            cause,
+        })?;
+        let status = Arc::new(Status::default());
+        mesh.publish(state.snapshot());
+        status.report(&state);
+        let snapshot = mesh.snapshot();
+        info!(
+            directory = %directory.display(),
+            workloads = snapshot.workloads().count(),
+            services = snapshot.services().count(),
+            problems = status.problems.load().len(),
+            "mesh directory read"
+        );
+        let task = tokio::spawn(follow(state, mesh, Arc::clone(&status), changed, watcher));
+        Ok(Self { status, task })
+    }
+
+    /// What is wrong with the directory now.
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.status.problems.load_full()
+    }
+
+    /// How many objects and files were not taken since the start.
+    pub fn rejected(&self) -> u64 {
+        self.status.rejected.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for FileSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Status {
+    /// Each problem is logged once, when it first appears.
+    fn report(&self, state: &DirectoryState) {
+        let before = self.problems.load();
+        let before: BTreeSet<&Problem> = before.iter().collect();
+        let now = state.problems();
+        for problem in now.iter().filter(|problem| !before.contains(problem)) {
+            warn!(
+                file = %problem.file.display(),
+                object = problem.object,
+                problem = problem.message,
+                "mesh directory"
+            );
+        }
+        self.problems.store(Arc::new(now));
+        self.rejected.store(state.rejected(), Ordering::Relaxed);
+    }
+}
+
+fn watch(directory: &Path, changed: &Arc<Notify>) -> Result<impl Watcher + use<>, FileSourceError> {
+    let changed = Arc::clone(changed);
+    let failed = |source| FileSourceError::Watch {
+        directory: directory.to_owned(),
+        source,
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the directory is an event too: it must not wake the reader.
+        if event.map_or(true, |event| !event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })
+    .map_err(failed)?;
+    watcher
+        .watch(directory, RecursiveMode::Recursive)
+        .map_err(failed)?;
+    Ok(watcher)
+}
+
+/// `_watcher` is kept because its drop would end the events.
+async fn follow(
+    mut state: DirectoryState,
+    mesh: Arc<Mesh>,
+    status: Arc<Status>,
+    changed: Arc<Notify>,
+    _watcher: impl Watcher,
+) {
+    let mut unreadable = false;
+    loop {
+        // Either way the directory is looked at: the timeout only says that nothing was reported.
+        let reported = time::timeout(RESCAN, changed.notified()).await.is_ok();
+        if reported {
+            settle(&changed).await;
+        }
+        let reading = tokio::task::spawn_blocking(move || {
+            let outcome = state.reload();
+            (state, outcome)
+        });
+        let outcome;
+        (state, outcome) = match reading.await {
+            Ok(done) => done,
+            Err(error) => {
+                // Only at shutdown: the reader doesn't panic by itself.
+                warn!(%error, "the mesh directory is not followed any more");
+                return;
+            }
+        };
+        match outcome {
+            Ok(true) => {
+                mesh.publish(state.snapshot());
+                status.report(&state);
+                unreadable = false;
+            }
+            Ok(false) => unreadable = false,
+            Err(cause) if !unreadable => {
+                warn!(
+                    cause,
+                    "mesh directory can't be read: its last state stays in force"
+                );
+                unreadable = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn settle(changed: &Notify) {
+    for _ in 0..MAX_DEBOUNCES {
+        if time::timeout(DEBOUNCE, changed.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

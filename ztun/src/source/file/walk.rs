@@ -1,0 +1,91 @@
+//! Finds the files of a directory and tells whether one has changed.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// Younger changes may be followed by another with the same stamp: file times are coarse.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What changes when a file does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    settled: bool,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            settled: age.is_some_and(|age| age > SETTLED),
+        }
+    }
+
+    /// Whether a file read at `self` has for certain the same content at `now`.
+    pub(super) fn is_current(self, now: Self) -> bool {
+        self.settled && self == now
+    }
+}
+
+/// The YAML and JSON files below `root`, subdirectories included, in the order of their paths.
+///
+/// Symbolic links are followed. Hidden names are left out, which is what makes a mounted
+/// `ConfigMap` work: its files are links into a hidden directory that is swapped as one.
+pub(super) fn files(root: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
+    let mut files = BTreeMap::new();
+    let mut visited = HashSet::new();
+    visited.insert(identity(&fs::metadata(root)?));
+    let mut directories = vec![root.to_owned()];
+    let mut first = true;
+    while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if first => return Err(error),
+            // It went away, or isn't ours to read: as if it had no files.
+            Err(_) => continue,
+        };
+        first = false;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            if metadata.is_dir() && visited.insert(identity(&metadata)) {
+                directories.push(path);
+            } else if metadata.is_file() && is_manifest(&path) {
+                files.insert(path, Stamp::of(&metadata));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json"))
+}

@@ -1,0 +1,55 @@
+//! What takes the place of a policy that can't be read: it denies what the policy was for.
+
+use std::collections::BTreeSet;
+
+use super::Object;
+use crate::mesh::{
+    Denial,
+    policy::{FailClosed, Selector, Target},
+};
+
+/// What stands in for a text that isn't even YAML, if a policy that restricts is in it.
+///
+/// It is for the one namespace that the text names, or else for the whole mesh.
+pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Option<Object> {
+    let kind = scan(text, "kind")
+        .find(|kind| matches!(&**kind, "PeerAuthentication" | "AuthorizationPolicy"))?;
+    let namespaces: BTreeSet<String> = scan(text, "namespace").collect();
+    let named = namespaces.first().filter(|_| namespaces.len() == 1);
+    let target = Target {
+        namespace: named
+            .filter(|namespace| *namespace != root_namespace)
+            .map(|namespace| namespace.as_str().into()),
+        selector: Selector::default(),
+    };
+    let namespace = named.map_or("(unknown namespace)", String::as_str);
+    let name = scan(text, "name").next();
+    let name = name.as_deref().unwrap_or("(unknown name)");
+    let policy = format!("{kind} {namespace}/{name}");
+    Some(Object::Unreadable(unreadable(&policy, message, target)))
+}
+
+/// The plain values that follow `field:`, in block or flow style, whatever else is wrong.
+fn scan<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = String> + 'a {
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let entries = lines.flat_map(|line| line.split(['{', '}', ',']));
+    entries.filter_map(move |entry| {
+        let (key, value) = entry.split_once(':')?;
+        let plain = |text: &str| text.trim_matches([' ', '\t', '-', '"', '\'']).to_owned();
+        let value = plain(value.split(" #").next()?);
+        (plain(key) == field && !value.is_empty()).then_some(value)
+    })
+}
+
+pub(super) fn unreadable(policy: &str, message: &str, target: Target) -> FailClosed {
+    FailClosed {
+        target,
+        denial: Denial {
+            policy: policy.into(),
+            reason: format!("it can't be read, so nobody may enter what it is for ({message})")
+                .into(),
+        },
+    }
+}

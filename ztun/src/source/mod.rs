@@ -1,0 +1,9 @@
+//! Where the mesh's state comes from: sources read objects and publish snapshots of the mesh.
+
+pub(crate) mod document;
+pub mod file;
+pub mod kubernetes_objects;
+pub mod translate;
+
+pub use file::{FileSource, FileSourceError, Problem};
+pub use translate::TranslateSettings;
