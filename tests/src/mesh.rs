@@ -21,7 +21,7 @@ use crate::{
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, without_address_detection},
+    node::{Node, POD_BRIDGE, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
     service::Service,
@@ -432,11 +432,6 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
-}
-
-/// The name of a pod's link on its node.
-fn host_end(pod: Ipv4Addr) -> String {
-    format!("veth{}", pod.octets()[3])
 }
 
 /// The same for each pod with this address, so that neighbours need not notice when one follows another.

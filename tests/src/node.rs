@@ -9,15 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
+    pod::Pod,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -80,6 +81,19 @@ impl Node {
             Ipv4Addr::new(192, 168, 50, self.number).into(),
             Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
         ]
+    }
+
+    /// The index of a pod's interface on this node.
+    pub fn pod_interface(&self, pod: &Pod) -> Result<u32> {
+        let name = host_end(pod.v4);
+        self.netns
+            .run(|| if_nametoindex(name.as_str()))?
+            .with_context(|| format!("find {name} on node {}", self.name))
+    }
+
+    /// The directory of the cgroups of everything on this node: of its pods and its daemon.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        Ok(cgroup::root()?.join(&self.cgroups))
     }
 
     /// Where the node's daemon listens for the CLI and the CNI plugin.
@@ -276,6 +290,11 @@ impl Node {
         slot.take()
             .with_context(|| format!("node {} has no daemon", self.name))
     }
+}
+
+/// The name of a pod's interface on its node.
+pub(crate) fn host_end(pod: Ipv4Addr) -> String {
+    format!("veth{}", pod.octets()[3])
 }
 
 /// Addresses are usable at once: nobody else can have them.
