@@ -1,10 +1,17 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
+mod configuration;
 mod daemon;
+mod hanging;
 mod mesh_directory;
 mod peers;
 mod pods;
+<<<<<<< HEAD
 mod ways_out;
+=======
+mod readiness;
+mod restarts;
+>>>>>>> main
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};
 

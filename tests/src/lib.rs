@@ -22,7 +22,11 @@ pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+<<<<<<< HEAD
 pub mod io_uring;
+=======
+pub mod hanging;
+>>>>>>> main
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;
@@ -39,6 +43,7 @@ pub mod sockets;
 pub mod wait;
 
 pub use capture::Capture;
+pub use hanging::Stage;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;

@@ -17,7 +17,7 @@ use crate::{
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     namespace::Netns,
-    netlink::Netlink,
+    netlink::{DeadEnd, Netlink},
     pod::Pod,
 };
 
@@ -126,12 +126,23 @@ impl Node {
         Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
     }
 
-    fn configuration(&self) -> PathBuf {
+    /// The file with the daemon's configuration.
+    pub fn configuration(&self) -> PathBuf {
         self.directory.join("ztun.yaml")
     }
 
     fn log_file(&self) -> PathBuf {
         self.directory.join("ztun.log")
+    }
+}
+
+/// The node's network.
+impl Node {
+    /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
+    pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
+        Netlink::open(&self.netns)?
+            .add_dead_end(address, kind)
+            .await
     }
 }
 
@@ -218,6 +229,29 @@ impl Node {
     /// The daemon's metrics, in the Prometheus text format.
     pub fn metrics(&self) -> Result<String> {
         self.http_get(daemon::METRICS, "/metrics")
+    }
+
+    /// The sum of the counters called `name` that have all these labels.
+    pub fn counted(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
+        let has = |series: &str, (label, value): &(&str, &str)| {
+            let pair = format!("{label}=\"{value}\"");
+            series.split(',').any(|own| own == pair)
+        };
+        let metrics = self.metrics()?;
+        let counters = metrics.lines().filter_map(|line| {
+            let (series, value) = line
+                .strip_prefix(name)?
+                .strip_prefix('{')?
+                .split_once("} ")?;
+            let wanted = labels.iter().all(|label| has(series, label));
+            wanted.then(|| value.parse::<u64>().ok()).flatten()
+        });
+        Ok(counters.sum())
+    }
+
+    /// What the daemon says of its readiness: the HTTP status, and what is missing.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        daemon::http_get(&self.netns, daemon::READINESS, "/healthz/ready")
     }
 
     /// Runs the CLI with the daemon's socket.
