@@ -72,8 +72,16 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
+        // Its settings are in the file alone: what steers the tests is none of its business.
+        for (name, _) in env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"ZTUN_") {
+                command.env_remove(name);
+            }
+        }
         confine(&mut command, netns, cgroup)?;
         let process = Command::from(command)
+            // Ctrl-C on a demo must not end the daemons before the demo does.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .context("start the daemon")?;

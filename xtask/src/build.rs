@@ -64,10 +64,9 @@ pub fn with_driver(profile: Profile, driver: &str) -> Result<Driven> {
     let daemon = daemon(profile, &toolchain)?;
     say(format_args!("building {driver}"));
     let mut command = cargo::command();
-    // The harness starts `ztun-pod` in each pod, from beside its driver.
+    // With `ztun-pod`, which the harness looks for beside the driver.
     command
-        .args(["build", "--package", "ztun-tests", "--bin", "ztun-pod"])
-        .args(["--bin", driver])
+        .args(["build", "--package", "ztun-tests", "--bins"])
         .args(profile.cargo_args());
     process::run(toolchain.apply(&mut command))?;
     let driver = daemon.with_file_name(driver);

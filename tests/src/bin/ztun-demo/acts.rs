@@ -9,7 +9,7 @@ use ztun_tests::{Family, Mesh, MtlsMode, Pod, capture::Recording, wait};
 use super::{
     curl::{Outcome, get},
     report::Report,
-    stage::{CART, IN_THE_MESH, LEDGER, MARKER, OUTSIDER, PORT, STOCK, WEB},
+    stage::{CART, IN_THE_MESH, LEDGER, MARKER, OUTSIDER, PORT, SERVICE_PORT, STOCK, WEB},
 };
 
 /// What a request is sent to.
@@ -42,10 +42,16 @@ const REQUESTS: [(&str, &str, Target, Family); 8] = [
 
 /// The capture must be able to fail, so it first has to catch what is sent in clear.
 pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("1. Before enrolment: the network reads along");
+    Report::title("1. Before enrolment: the network reads along");
     let capture = mesh.capture()?;
-    let outcome = get(mesh.pod(CART), mesh.pod(STOCK).at(Family::V4, PORT)).await?;
-    report.check("shop/cart → shop/stock, not enrolled", answered(&outcome));
+    for family in [Family::V4, Family::V6] {
+        let server = mesh.pod(STOCK).at(family, PORT);
+        let outcome = get(mesh.pod(CART), server).await?;
+        report.check(
+            format!("{CART} → {STOCK} ({server}), not enrolled"),
+            answered(&outcome),
+        );
+    }
     report.check(
         "the capture finds the marker in clear",
         marker_seen(&capture.finish()?),
@@ -54,7 +60,7 @@ pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("2. Enrolment, through the CNI plugin");
+    Report::title("2. Enrolment, through the CNI plugin");
     for path in IN_THE_MESH {
         mesh.enrol(path).await?;
     }
@@ -73,12 +79,15 @@ pub async fn enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("3. Requests: curl → nginx, unchanged");
+    Report::title("3. Requests: curl → nginx, unchanged");
     let capture = mesh.capture()?;
     for (how, from, target, family) in REQUESTS {
         let (server, to) = match target {
             Target::Pod(path) => (mesh.pod(path).at(family, PORT), path.to_owned()),
-            Target::Service(path) => (mesh.service(path).at(family, 80), format!("service {path}")),
+            Target::Service(path) => (
+                mesh.service(path).at(family, SERVICE_PORT),
+                format!("service {path}"),
+            ),
         };
         let outcome = get(mesh.pod(from), server).await?;
         report.check(
@@ -102,7 +111,7 @@ pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn strict(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("4. PeerAuthentication STRICT for the namespace shop");
+    Report::title("4. PeerAuthentication STRICT for the namespace shop");
     mesh.set_mtls("shop", MtlsMode::Strict)?;
     let mut last = outsider(mesh).await?;
     wait::until("the policy is in force", async || {
@@ -115,7 +124,7 @@ pub async fn strict(mesh: &Mesh, report: &mut Report) -> Result<()> {
     .await?;
     report.check(
         format!("{OUTSIDER} → {STOCK} is refused at once"),
-        refused(&last, mesh.node("b").log()),
+        refused(&last, &mesh.node("b").log()),
     );
     let outcome = get(mesh.pod(CART), mesh.pod(STOCK).at(Family::V4, PORT)).await?;
     report.check(format!("{CART} → {STOCK} goes on"), answered(&outcome));
@@ -148,7 +157,7 @@ fn answered(outcome: &Outcome) -> Result<String> {
 }
 
 /// The client's error, and what the daemon said of it.
-fn refused(outcome: &Outcome, log: String) -> Result<String> {
+fn refused(outcome: &Outcome, log: &str) -> Result<String> {
     let error = match &outcome.result {
         Ok(body) => anyhow::bail!("it was let in and got: {body}"),
         Err(error) => error,
@@ -158,7 +167,6 @@ fn refused(outcome: &Outcome, log: String) -> Result<String> {
         .rev()
         .find_map(|line| line.find("denied by").map(|start| &line[start..]))
         .context("the daemon's log gives no reason")?;
-    let reason = reason.split('"').next().unwrap_or(reason);
     Ok(format!(
         "{error} ({} ms)\n      the daemon says: {reason}",
         outcome.took.as_millis()

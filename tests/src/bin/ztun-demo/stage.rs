@@ -3,7 +3,7 @@
 use anyhow::Result;
 use ztun_tests::{
     Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec,
-    servers::{self, Nginx},
+    servers::{NGINX_PORT, Server},
 };
 
 pub const CART: &str = "shop/cart";
@@ -13,7 +13,8 @@ pub const LEDGER: &str = "bank/ledger";
 pub const OUTSIDER: &str = "legacy/outsider";
 
 pub const IN_THE_MESH: [&str; 4] = [CART, WEB, STOCK, LEDGER];
-pub const PORT: u16 = 8080;
+pub const PORT: u16 = NGINX_PORT;
+pub const SERVICE_PORT: u16 = 8080;
 
 /// Every answer of every server holds it, so it crosses each network that a request crosses.
 pub const MARKER: &str = "THE-SECRET-OF-THE-SHOP";
@@ -37,14 +38,15 @@ pub fn build() -> MeshBuilder {
         .pod(PodSpec::new(OUTSIDER).on("a").enrolment(Enrolment::Outside))
         .pod(pod(STOCK, "b"))
         .pod(pod(LEDGER, "b"))
-        .service(ServiceSpec::new(STOCK).port(80, PORT))
+        .service(ServiceSpec::new(STOCK).port(SERVICE_PORT, PORT))
 }
 
-pub async fn start_servers(mesh: &Mesh) -> Result<Vec<Nginx>> {
+pub async fn start_servers(mesh: &Mesh) -> Result<Vec<Server>> {
     let mut started = Vec::new();
     for path in [WEB, STOCK] {
         let body = format!("{MARKER}, says {path}\n");
-        started.push(servers::nginx(mesh, mesh.pod(path), PORT, &body).await?);
+        let files = [("index.html", body.as_bytes())];
+        started.push(Server::nginx(mesh, mesh.pod(path), &files).await?);
     }
     Ok(started)
 }
