@@ -152,7 +152,7 @@ async fn plugin_alone() -> Result<()> {
 async fn enrol_over_socket(node: &Node, pod: &Pod) -> Result<()> {
     let request = EnrolRequest {
         sandbox: PodSandbox {
-            pod: PodName::new(&*pod.spec.namespace, &*pod.spec.name),
+            pod: PodName::new(&pod.spec.namespace, &pod.spec.name),
             uid: pod.uid.clone(),
             sandbox_id: String::new(),
             netns: pod.netns.path().to_owned(),
