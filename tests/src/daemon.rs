@@ -80,6 +80,8 @@ impl Daemon {
         }
         confine(&mut command, netns, cgroup)?;
         let process = Command::from(command)
+            // Ctrl-C on a demo must not end the daemons before the demo does.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .context("start the daemon")?;

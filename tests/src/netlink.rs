@@ -49,7 +49,8 @@ impl Netlink {
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
         self.handle
             .link()
-            .add(LinkBridge::new(name).up().build())
+            // Without snooping: a port that has just come up would miss neighbour solicitations.
+            .add(LinkBridge::new(name).mcast_snooping(false).up().build())
             .execute()
             .await
             .with_context(|| format!("add bridge {name}"))

@@ -1,6 +1,6 @@
 //! `ztun node`: the daemon.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Args;
 
@@ -32,6 +32,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
 fn start_logging(config: &Config) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log_filter)?)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),

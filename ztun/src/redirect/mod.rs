@@ -133,9 +133,14 @@ impl Redirect {
             netns.run(|| prepared.into_changes().undo())?;
             return Err(error);
         }
+        let addresses = prepared.addresses;
         Ok(CapturedPod {
-            addresses: prepared.addresses,
-            sockets: Arc::new(PodNetns::new(netns, Arc::clone(&self.home))),
+            sockets: Arc::new(PodNetns::new(
+                netns,
+                addresses.clone(),
+                Arc::clone(&self.home),
+            )),
+            addresses,
             listeners: prepared.listeners,
         })
     }

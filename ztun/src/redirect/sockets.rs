@@ -18,13 +18,18 @@ use crate::proxy::pod::PodSockets;
 #[derive(Debug)]
 pub struct PodNetns {
     pod: Netns,
+    addresses: Vec<IpAddr>,
     /// The daemon's own namespace.
     home: Arc<Netns>,
 }
 
 impl PodNetns {
-    pub(super) fn new(pod: Netns, home: Arc<Netns>) -> Self {
-        Self { pod, home }
+    pub(super) fn new(pod: Netns, addresses: Vec<IpAddr>, home: Arc<Netns>) -> Self {
+        Self {
+            pod,
+            addresses,
+            home,
+        }
     }
 
     /// Whether the pod's path still leads to this namespace. This handle keeps the namespace open
@@ -54,12 +59,19 @@ impl PodSockets for PodNetns {
     fn last_hop(&self, client: IpAddr) -> io::Result<TcpSocket> {
         let client = client.to_canonical();
         let socket = self.socket(client)?;
+        // The port is chosen by connect(), so that one client may hold more than 64 K connections.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        if self.addresses.contains(&client) {
+            // The pod through its own service. `steer` lets it pass, and the kernel would not find
+            // a socket that is bound to `lo` when the answer comes: between own addresses it shows
+            // their interface.
+            socket.bind(&SocketAddr::new(client, 0).into())?;
+            return Ok(TcpSocket::from_std_stream(socket.into()));
+        }
         match client {
             IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
             IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
         }
-        // The port is chosen by connect(), so that one client may hold more than 64 K connections.
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
         // The application's answers have to come back here, although the client is elsewhere.
         socket.set_mark(MARK)?;
         // Without it `steer` would see the address's own interface, take this for a connection

@@ -44,8 +44,14 @@ const REQUESTS: [(&str, &str, Target, Family); 8] = [
 pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
     report.title("1. Before enrolment: the network reads along");
     let capture = mesh.capture()?;
-    let outcome = get(mesh.pod(CART), mesh.pod(STOCK).at(Family::V4, PORT)).await?;
-    report.check("shop/cart → shop/stock, not enrolled", answered(&outcome));
+    for family in [Family::V4, Family::V6] {
+        let server = mesh.pod(STOCK).at(family, PORT);
+        let outcome = get(mesh.pod(CART), server).await?;
+        report.check(
+            format!("{CART} → {STOCK} ({server}), not enrolled"),
+            answered(&outcome),
+        );
+    }
     report.check(
         "the capture finds the marker in clear",
         marker_seen(&capture.finish()?),
@@ -78,7 +84,10 @@ pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
     for (how, from, target, family) in REQUESTS {
         let (server, to) = match target {
             Target::Pod(path) => (mesh.pod(path).at(family, PORT), path.to_owned()),
-            Target::Service(path) => (mesh.service(path).at(family, SERVICE_PORT), format!("service {path}")),
+            Target::Service(path) => (
+                mesh.service(path).at(family, SERVICE_PORT),
+                format!("service {path}"),
+            ),
         };
         let outcome = get(mesh.pod(from), server).await?;
         report.check(
@@ -158,7 +167,6 @@ fn refused(outcome: &Outcome, log: String) -> Result<String> {
         .rev()
         .find_map(|line| line.find("denied by").map(|start| &line[start..]))
         .context("the daemon's log gives no reason")?;
-    let reason = reason.split('"').next().unwrap_or(reason);
     Ok(format!(
         "{error} ({} ms)\n      the daemon says: {reason}",
         outcome.took.as_millis()
