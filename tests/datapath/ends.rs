@@ -42,7 +42,7 @@ fn a_reset_by_the_server_is_a_reset_for_the_client_on_another_node() {
 fn a_reset_by_the_client_is_a_reset_for_the_server() {
     scenario(two_nodes(), async |mesh| {
         for server in ["shop/near", "shop/far"] {
-            let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+            let (ended, mut end) = tokio::sync::mpsc::channel(1);
             let server = mesh.pod(server);
             let _server = server.serve(PORT, move |mut stream: TcpStream, _| {
                 let ended = ended.clone();
@@ -50,7 +50,7 @@ fn a_reset_by_the_client_is_a_reset_for_the_server() {
                     stream.write_all(b"!").await?;
                     let end = stream.read_to_end(&mut Vec::new()).await;
                     // The test that waits for this has failed if nobody listens.
-                    let _ = ended.send(end.map_err(|error| error.kind()));
+                    let _ = ended.send(end.map_err(|error| error.kind())).await;
                     Ok(())
                 }
             })?;

@@ -60,7 +60,7 @@ fn a_thousand_connections_at_once_work() {
 async fn carries_much(mesh: &Mesh, server: &str) -> Result<()> {
     const UP: u64 = 1;
     const DOWN: u64 = 2;
-    let (received, mut checksum) = tokio::sync::mpsc::unbounded_channel();
+    let (received, mut checksum) = tokio::sync::mpsc::channel(1);
     let server = mesh.pod(server);
     let _server = server.serve(PORT, move |stream: TcpStream, _| {
         let received = received.clone();
@@ -69,7 +69,7 @@ async fn carries_much(mesh: &Mesh, server: &str) -> Result<()> {
             let (sent, got) = tokio::join!(send(write, DOWN), receive(read));
             sent?;
             // The test that waits for this has failed if nobody listens.
-            let _ = received.send(got?);
+            let _ = received.send(got?).await;
             Ok(())
         }
     })?;

@@ -52,7 +52,7 @@ fn a_client_that_has_finished_sending_still_receives() {
 fn a_server_that_has_finished_sending_still_receives() {
     scenario(two_nodes(), async |mesh| {
         for server in SERVERS {
-            let (done, mut received) = tokio::sync::mpsc::unbounded_channel();
+            let (done, mut received) = tokio::sync::mpsc::channel(1);
             let server = mesh.pod(server);
             let _close_first = server.serve(PORT, move |mut stream: TcpStream, _| {
                 let done = done.clone();
@@ -61,7 +61,7 @@ fn a_server_that_has_finished_sending_still_receives() {
                     let mut text = String::new();
                     stream.read_to_string(&mut text).await?;
                     // The test that waits for this has failed if nobody listens.
-                    let _ = done.send(text);
+                    let _ = done.send(text).await;
                     Ok(())
                 }
             })?;

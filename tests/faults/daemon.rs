@@ -120,3 +120,23 @@ async fn is_encrypted_again(mesh: &Mesh) -> Result<()> {
     assert_eq!(recording.flows_with(MARKER), []);
     Ok(())
 }
+
+#[test]
+fn a_pod_whose_record_is_lost_stays_closed_until_it_is_enrolled_again() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let (node, client) = (mesh.node("a"), mesh.pod("shop/client"));
+        let outside = mesh.pod("outside/client");
+        let _echo = outside.echo(PORT)?;
+        node.kill_daemon().await?;
+        std::fs::remove_dir_all(node.directory.join("state/pods"))?;
+        node.start_daemon().await?;
+        let refused = client.connect(outside.at(Family::V4, PORT)).await;
+        let kind = refused.map(drop).map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::PermissionDenied));
+        assert!(node.log().contains("its record is lost"), "{}", node.log());
+
+        mesh.enrol("shop/client").await?;
+        assert!(reaches(client, outside, Family::V4).await);
+        Ok(())
+    });
+}

@@ -277,7 +277,7 @@ fn daemon_failure(error: ClientError) -> CniError {
     }
 }
 
-fn failure(code: u32, msg: &str, details: impl ToString) -> CniError {
+fn failure(code: u32, msg: &str, details: impl std::fmt::Display) -> CniError {
     CniError {
         cni_version: "1.1.0".to_owned(),
         code,

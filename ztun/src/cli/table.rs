@@ -1,6 +1,6 @@
 //! Columns of text, as wide as their widest cell.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 #[derive(Debug)]
 pub struct Table {
@@ -15,7 +15,7 @@ impl Table {
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.into());
     }
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Table {
         for row in &self.rows {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:<width$}  "));
+                write!(line, "{cell:<width$}  ")?;
             }
             writeln!(f, "{}", line.trim_end())?;
         }

@@ -214,6 +214,7 @@ fn proxy_settings(config: &Config) -> ProxySettings {
             config::SameNode::Tunnel => proxy::SameNode::Tunnel,
         },
         pending_handshakes: config.limits.pending_handshakes.get(),
+        connections: config.limits.connections.get(),
         streams_per_connection: config.limits.streams_per_connection.get(),
         ..ProxySettings::default()
     }

@@ -151,7 +151,19 @@ impl Pods {
     /// Takes over what an earlier daemon recorded. A pod that is gone is forgotten; one that can't
     /// be captured stays closed and is reported.
     pub async fn restore(&self) -> Result<(), RecordError> {
-        for sandbox in self.records.all()? {
+        let sandboxes = self.records.all()?;
+        match self.redirect.orphans(&sandboxes) {
+            Ok(orphans) => {
+                for pod in orphans {
+                    tracing::error!(
+                        pod = pod.as_str(),
+                        "a running pod is captured, but its record is lost: it stays closed until it is enrolled again or restarted"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot look for pods whose record is lost"),
+        }
+        for sandbox in sandboxes {
             let pod = sandbox.pod.clone();
             if !sandbox.netns.exists() {
                 tracing::info!(%pod, netns = %sandbox.netns.display(), "pod is gone: forgetting it");

@@ -29,10 +29,11 @@ pub struct ConnectionMetrics {
     received: Counter,
 }
 
-/// Why an inbound connection never became a request that policy could judge.
+/// Why a connection never became one that policy could judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Refusal {
     TooManyHandshakes,
+    TooManyConnections,
     HandshakeTimeout,
     Tls,
     Http2,
@@ -84,8 +85,8 @@ impl Metrics {
             registry.register(name, help, family.clone());
         }
         registry.register(
-            "ztun_inbound_refused",
-            "Inbound connections and requests refused before policy could judge them",
+            "ztun_connections_refused",
+            "Connections and tunnels refused before policy could judge them",
             self.refused.clone(),
         );
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cert::CertificateManager,
     mesh::{Mesh, PodName, Snapshot, Workload},
-    observe::{ConnectionStatus, Connections, Metrics, rate_limit::RateLimit},
+    observe::{ConnectionStatus, Connections, Metrics, metrics::Refusal, rate_limit::RateLimit},
 };
 
 /// Cheap to share; every method works from any thread.
@@ -68,7 +68,7 @@ impl Proxy {
         let name = pod.name.clone();
         let local = Arc::new(LocalPod::new(
             pod,
-            self.settings.pending_handshakes,
+            &self.settings,
             self.draining.child_token(),
             Arc::clone(&self.certificates),
         ));
@@ -132,6 +132,26 @@ impl Proxy {
         }
         // Resets need only be sent; set-ups that still wait for a peer are left to the process's end.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
+    }
+
+    /// A place for one more open connection of `pod`, unless it has too many. What is refused is
+    /// counted, and logged now and then.
+    pub(super) fn place(&self, pod: &LocalPod) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&pod.connections).try_acquire_owned();
+        if place.is_err() {
+            self.connections
+                .metrics()
+                .refused(Refusal::TooManyConnections);
+            if let Some(suppressed) = self.refusals.admit(Instant::now()) {
+                tracing::warn!(
+                    pod = %pod.pod.name,
+                    limit = self.settings.connections,
+                    suppressed,
+                    "connection refused: the pod has as many as limits.connections allows"
+                );
+            }
+        }
+        place.ok()
     }
 
     /// The mesh as it is now, and the pod's workload in it. Waited for: late state must not be

@@ -50,8 +50,12 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<LocalPod>, listener: TcpListener, ki
         };
         match accepted.and_then(|(stream, client)| Accepted::new(stream, client)) {
             Ok(accepted) => {
+                let Some(place) = proxy.place(&pod) else {
+                    continue;
+                };
                 let (serving, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
                 proxy.tasks.spawn(async move {
+                    let _place = place;
                     match kind {
                         Kind::Outbound => outbound::serve(&serving, &pod, accepted).await,
                         Kind::InboundPlaintext => {

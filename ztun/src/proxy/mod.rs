@@ -2,6 +2,7 @@
 
 mod context;
 mod error;
+mod handshakes;
 pub mod hbone;
 mod inbound;
 mod listen;

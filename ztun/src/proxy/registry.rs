@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::pod::ProxiedPod;
+use super::{handshakes::Handshakes, pod::ProxiedPod, settings::ProxySettings};
 use crate::{
     cert::CertificateManager,
     mesh::{Identity, PodName, Workload},
@@ -22,8 +22,9 @@ pub struct Registry(Mutex<HashMap<PodName, Arc<LocalPod>>>);
 #[derive(Debug)]
 pub struct LocalPod {
     pub pod: ProxiedPod,
-    /// Inbound connections that may be in their handshakes.
-    pub handshakes: Arc<Semaphore>,
+    pub handshakes: Arc<Handshakes>,
+    /// What it may have open.
+    pub connections: Arc<Semaphore>,
     /// Cancelled when no new connection is to be taken.
     pub stop: CancellationToken,
     /// Cancelled when the pod is gone.
@@ -64,13 +65,14 @@ impl Registry {
 impl LocalPod {
     pub fn new(
         pod: ProxiedPod,
-        pending_handshakes: usize,
+        settings: &ProxySettings,
         stop: CancellationToken,
         certificates: Arc<CertificateManager>,
     ) -> Self {
         Self {
             pod,
-            handshakes: Arc::new(Semaphore::new(pending_handshakes)),
+            handshakes: Handshakes::new(settings.pending_handshakes),
+            connections: Arc::new(Semaphore::new(settings.connections)),
             stop,
             gone: CancellationToken::new(),
             certificates,

@@ -15,6 +15,8 @@ pub struct ProxySettings {
     pub hbone_port: u16,
     /// Inbound connections of one pod that have not finished their TLS and HTTP/2 handshakes.
     pub pending_handshakes: usize,
+    /// Connections of one pod that are open, both directions; each tunnel counts.
+    pub connections: usize,
     /// Tunnels in one connection to a peer; the next one opens another connection.
     pub streams_per_connection: usize,
     /// A pooled connection without a tunnel is closed after this.
@@ -50,6 +52,7 @@ impl Default for ProxySettings {
             same_node: SameNode::default(),
             hbone_port: HBONE_PORT,
             pending_handshakes: 512,
+            connections: 65536,
             streams_per_connection: 100,
             pool_idle: Duration::from_secs(90),
         }

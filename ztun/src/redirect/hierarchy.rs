@@ -15,7 +15,7 @@ pub enum HierarchyError {
     NotMounted,
 }
 
-/// How deep below the root kubelet puts a pod: kubepods, QoS class, pod, and a level to spare
+/// How deep below the root kubelet puts a pod: kubepods, `QoS` class, pod, and a level to spare
 /// for a kubelet that runs inside a cgroup of its own.
 const POD_DEPTH: usize = 5;
 

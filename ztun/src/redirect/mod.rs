@@ -20,6 +20,7 @@ mod state;
 mod sysctl;
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fmt,
     net::IpAddr,
@@ -31,7 +32,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::{
-    cgroup::Cgroup, netns::Netns, pins::PinDirectory, prepare::Prepared, programs::Programs,
+    cgroup::Cgroup,
+    netns::Netns,
+    pins::{Generation, PinDirectory},
+    prepare::Prepared,
+    programs::Programs,
 };
 pub use self::{
     cgroup::CgroupError,
@@ -166,6 +171,33 @@ impl Redirect {
     /// The pods that are pinned, by this daemon or one before it.
     pub fn pinned(&self) -> Result<Vec<PodId>, PinError> {
         self.pins.pods()
+    }
+
+    /// The pinned pods that none of `known` is. Those that are gone are forgotten; the others still
+    /// run and are closed, which only their operator may change.
+    pub fn orphans<'a>(
+        &self,
+        known: impl IntoIterator<Item = &'a PodSandbox>,
+    ) -> Result<Vec<PodId>, PinError> {
+        let known: BTreeSet<PodId> = known.into_iter().map(PodId::of).collect();
+        let mut orphans = Vec::new();
+        for pod in self
+            .pinned()?
+            .into_iter()
+            .filter(|pod| !known.contains(pod))
+        {
+            if self
+                .pins
+                .generations(&pod)
+                .iter()
+                .any(Generation::is_attached)
+            {
+                orphans.push(pod);
+            } else {
+                self.release_id(&pod)?;
+            }
+        }
+        Ok(orphans)
     }
 
     /// Whether the kernel captures the pod at this moment.

@@ -13,7 +13,10 @@ use nix::{
 };
 use thiserror::Error;
 
-use super::{PodSandbox, link::PinnedLink};
+use super::{
+    PodSandbox,
+    link::{Attachment, PinnedLink},
+};
 
 /// The layout's version: a daemon leaves another version's pins alone.
 const LAYOUT: &str = "v1";
@@ -169,6 +172,17 @@ impl PinDirectory {
 }
 
 impl Generation {
+    /// Whether any of its links holds on to something that still is. In doubt it does.
+    pub fn is_attached(&self) -> bool {
+        LINKS.into_iter().any(|name| {
+            let attachment = PinnedLink::open(&self.path(name)).and_then(|link| link.attachment());
+            match attachment {
+                Ok(attachment) => attachment != Attachment::Nothing,
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            }
+        })
+    }
+
     /// Where the link or the map of this name is pinned.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
@@ -235,6 +249,7 @@ mod tests {
         PodId::of(&PodSandbox {
             pod: PodName::new(namespace, name),
             uid: uid.to_owned(),
+            sandbox_id: String::new(),
             netns: PathBuf::new(),
             cgroup: PathBuf::new(),
         })

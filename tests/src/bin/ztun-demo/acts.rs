@@ -42,7 +42,7 @@ const REQUESTS: [(&str, &str, Target, Family); 8] = [
 
 /// The capture must be able to fail, so it first has to catch what is sent in clear.
 pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("1. Before enrolment: the network reads along");
+    Report::title("1. Before enrolment: the network reads along");
     let capture = mesh.capture()?;
     for family in [Family::V4, Family::V6] {
         let server = mesh.pod(STOCK).at(family, PORT);
@@ -60,7 +60,7 @@ pub async fn before_enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("2. Enrolment, through the CNI plugin");
+    Report::title("2. Enrolment, through the CNI plugin");
     for path in IN_THE_MESH {
         mesh.enrol(path).await?;
     }
@@ -79,7 +79,7 @@ pub async fn enrolment(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("3. Requests: curl → nginx, unchanged");
+    Report::title("3. Requests: curl → nginx, unchanged");
     let capture = mesh.capture()?;
     for (how, from, target, family) in REQUESTS {
         let (server, to) = match target {
@@ -111,7 +111,7 @@ pub async fn traffic(mesh: &Mesh, report: &mut Report) -> Result<()> {
 }
 
 pub async fn strict(mesh: &Mesh, report: &mut Report) -> Result<()> {
-    report.title("4. PeerAuthentication STRICT for the namespace shop");
+    Report::title("4. PeerAuthentication STRICT for the namespace shop");
     mesh.set_mtls("shop", MtlsMode::Strict)?;
     let mut last = outsider(mesh).await?;
     wait::until("the policy is in force", async || {
@@ -124,7 +124,7 @@ pub async fn strict(mesh: &Mesh, report: &mut Report) -> Result<()> {
     .await?;
     report.check(
         format!("{OUTSIDER} → {STOCK} is refused at once"),
-        refused(&last, mesh.node("b").log()),
+        refused(&last, &mesh.node("b").log()),
     );
     let outcome = get(mesh.pod(CART), mesh.pod(STOCK).at(Family::V4, PORT)).await?;
     report.check(format!("{CART} → {STOCK} goes on"), answered(&outcome));
@@ -157,7 +157,7 @@ fn answered(outcome: &Outcome) -> Result<String> {
 }
 
 /// The client's error, and what the daemon said of it.
-fn refused(outcome: &Outcome, log: String) -> Result<String> {
+fn refused(outcome: &Outcome, log: &str) -> Result<String> {
     let error = match &outcome.result {
         Ok(body) => anyhow::bail!("it was let in and got: {body}"),
         Err(error) => error,

@@ -1,6 +1,6 @@
 //! `--keep`: leaves everything running, and says what to try.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _};
 
 use anyhow::{Context as _, Result};
 use ztun_tests::{Family, Mesh, daemon};
@@ -10,18 +10,19 @@ use super::{
     stage::{CART, OUTSIDER, PORT, SERVICE_PORT, STOCK},
 };
 
-pub async fn until_interrupted(mesh: &Mesh, report: &mut Report) -> Result<()> {
+pub async fn until_interrupted(mesh: &Mesh) -> Result<()> {
     let directory = mesh.scratch("demo")?;
     let mut script = String::from(
         "#!/bin/sh\n# usage: pod NAMESPACE/NAME COMMAND…   runs a command as a process of that pod\nset -e\ncase $1 in\n",
     );
     for pod in mesh.pods() {
-        script.push_str(&format!(
-            "{}) cgroup={} netns={} ;;\n",
+        writeln!(
+            script,
+            "{}) cgroup={} netns={} ;;",
             pod.path(),
             pod.cgroup.path().display(),
             pod.netns.path().display()
-        ));
+        )?;
     }
     script.push_str(
         "*) echo \"no pod $1\" >&2; exit 1 ;;\nesac\nshift\necho $$ > \"$cgroup/cgroup.procs\"\nexec nsenter --net=\"$netns\" \"$@\"\n",
@@ -35,8 +36,8 @@ pub async fn until_interrupted(mesh: &Mesh, report: &mut Report) -> Result<()> {
     let service = mesh.service(STOCK).at(Family::V4, SERVICE_PORT);
     let ztun = daemon::binary()?;
     let socket = mesh.node("b").socket();
-    report.title("It is all running; try this in another terminal");
-    report.text(format!(
+    Report::title("It is all running; try this in another terminal");
+    Report::text(format!(
         "  {pod} {CART} curl http://{server}/       across the nodes, encrypted
   {pod} {CART} curl http://{service}/            through the service
   {pod} {OUTSIDER} curl http://{server}/ from outside the mesh

@@ -36,22 +36,22 @@ async fn demo(keep: bool, report: &mut Report) -> Result<()> {
     if let Err(reason) = can_run_daemons() {
         bail!("the demo can't run here: it {reason}");
     }
-    report.title("ztun: two nodes, real pods, mutual TLS between them");
-    report.progress("starting two nodes, five pods with nginx, and a daemon on each node");
+    Report::title("ztun: two nodes, real pods, mutual TLS between them");
+    Report::progress("starting two nodes, five pods with nginx, and a daemon on each node");
     let mesh = stage::build().start().await?;
     let name = mesh.name().to_owned();
     let servers = stage::start_servers(&mesh).await?;
-    report.text(stage::PICTURE);
+    Report::text(stage::PICTURE);
 
     acts::before_enrolment(&mesh, report).await?;
     acts::enrolment(&mesh, report).await?;
     acts::traffic(&mesh, report).await?;
     acts::strict(&mesh, report).await?;
     if keep {
-        keep::until_interrupted(&mesh, report).await?;
+        keep::until_interrupted(&mesh).await?;
     }
 
-    report.title("Cleaning up");
+    Report::title("Cleaning up");
     drop(servers);
     for node in mesh.nodes() {
         node.terminate_daemon().await?;

@@ -11,16 +11,16 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn title(&mut self, text: &str) {
+    pub fn title(text: &str) {
         println!("\n{text}\n{}", "─".repeat(text.chars().count()));
     }
 
-    pub fn text(&mut self, text: impl Display) {
+    pub fn text(text: impl Display) {
         println!("{text}");
     }
 
     /// A step that takes a while.
-    pub fn progress(&mut self, text: &str) {
+    pub fn progress(text: &str) {
         println!("  … {text}");
     }
 

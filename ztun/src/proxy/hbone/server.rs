@@ -50,22 +50,19 @@ struct Refused {
 
 pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) {
     let client = accepted.client;
-    // Over the bound the newest is refused: those before it may be about to finish, and the time
-    // limit frees their places.
-    let handshakes = Arc::clone(&pod.handshakes).try_acquire_owned();
-    let shaken = match handshakes {
-        Ok(_permit) => tokio::select! {
-            shaken = handshake(proxy, pod, accepted) => shaken,
-            () = pod.gone.cancelled() => return,
-        },
-        Err(_) => Err(Refused::new(
+    let place = pod.handshakes.begin();
+    let shaken = tokio::select! {
+        shaken = handshake(proxy, pod, accepted) => shaken,
+        () = place.evicted() => Err(Refused::new(
             Refusal::TooManyHandshakes,
             format!(
-                "{} handshakes are pending",
+                "more than {} handshakes at once, and it was the oldest",
                 proxy.settings.pending_handshakes
             ),
         )),
+        () = pod.gone.cancelled() => return,
     };
+    drop(place);
     match shaken {
         Ok((connection, peer, streams)) => drive(proxy, pod, connection, &peer, &streams).await,
         Err(refused) => {
@@ -203,6 +200,10 @@ impl Stream {
             peer,
             guard,
         } = self;
+        let Some(_place) = proxy.place(&pod) else {
+            answer(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
+            return;
+        };
         let entry = Entry {
             source: source(&proxy, &peer),
             address: target,
