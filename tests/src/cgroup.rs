@@ -9,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// How long killed processes may take to leave their cgroup.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +69,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
-    fs::write(path.join("cgroup.kill"), "1")?;
+    kill_all(path)?;
     let deadline = Instant::now() + EXIT_TIMEOUT;
     for directory in children_first(path)? {
         loop {
@@ -80,6 +84,27 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
                     result?;
                     break;
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kill_all(path: &Path) -> io::Result<()> {
+    match fs::write(path.join("cgroup.kill"), "1") {
+        // Before Linux 5.14.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(path),
+        result => result,
+    }
+}
+
+fn kill_each(path: &Path) -> io::Result<()> {
+    for directory in children_first(path)? {
+        let members = fs::read_to_string(directory.join("cgroup.procs"))?;
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -24,13 +24,15 @@ const TAIL_LINES: usize = 40;
 pub struct Run {
     pub stdout: String,
     pub end: End,
-    stderr: String,
+    pub stderr: String,
 }
 
 #[derive(Debug)]
 pub enum End {
     Exited(ExitStatus),
     DeadlinePassed(Duration),
+    /// The machine that it ran on is gone.
+    Lost,
 }
 
 enum Line {
@@ -110,6 +112,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "ended with {status}"),
+            Self::Lost => f.write_str("did not come to its end"),
             Self::DeadlinePassed(deadline) => {
                 write!(
                     f,
