@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io, iter,
+    io::{self, Write},
+    iter,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -91,10 +92,12 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 fn kill_all(path: &Path) -> io::Result<()> {
-    match fs::write(path.join("cgroup.kill"), "1") {
+    let kill = OpenOptions::new().write(true).open(path.join("cgroup.kill"));
+    match kill {
+        Ok(mut kill) => kill.write_all(b"1"),
         // Before Linux 5.14.
         Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(path),
-        result => result,
+        Err(error) => Err(error),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod node;
 pub mod pod;
 pub mod rogue;
 pub mod run;
+mod sabotage;
 pub mod scenario;
 pub mod servers;
 pub mod service;

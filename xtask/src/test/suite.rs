@@ -8,7 +8,7 @@ use super::{
     libtest,
     lint::Lint,
     progress::{Progress, path},
-    supervise,
+    supervise::{self, Limits},
     tally::{self, Tally},
 };
 use crate::{cargo::TestBinary, setup::Toolchain, vm::Matrix};
@@ -134,8 +134,12 @@ impl Suite {
         deadline: Duration,
         tally: &mut Tally,
     ) -> Result<()> {
+        let limits = Limits {
+            total: deadline,
+            silence: deadline,
+        };
         let mut progress = Progress::new(&self.prefix, crate_name);
-        let run = supervise::run(command, deadline, |line| progress.line(line))?;
+        let run = supervise::run(command, limits, |line| progress.line(line))?;
         for (path, outcome) in progress.finish(&self.tests, &run) {
             tally.add(path, &outcome);
         }

@@ -14,7 +14,7 @@ use super::console::{self, Message};
 use crate::test::{
     libtest::Outcome,
     progress::Progress,
-    supervise::{self, End, Run},
+    supervise::{self, End, Limits, Run},
     tally,
 };
 
@@ -43,11 +43,11 @@ pub fn run(
     console: &Path,
     prefix: &str,
     targets: &[Target],
-    deadline: Duration,
+    limits: Limits,
 ) -> Result<Report> {
     let started = Instant::now();
     let mut guest = Guest::new(prefix, targets);
-    let run = supervise::run(qemu, deadline, |line| {
+    let run = supervise::run(qemu, limits, |line| {
         if let Some(message) = console::parse(line) {
             guest.hear(&message);
         }

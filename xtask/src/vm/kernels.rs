@@ -25,6 +25,8 @@ pub struct Wanted {
     pub name: &'static str,
     pub support: Support,
     pub cgroups: Cgroups,
+    /// `rp_filter`: 0 off, 1 strict, 2 loose.
+    pub reverse_path_filter: u8,
     /// Releases that will do.
     release: Release,
     /// Suites of Debian that have or had it, the first choice first.
@@ -49,6 +51,7 @@ pub const MATRIX: [Wanted; 4] = [
         name: "newest",
         support: Support::Full,
         cgroups: Cgroups::Unified,
+        reverse_path_filter: 2,
         release: Release::NewestSince(7),
         suites: &["trixie-backports", "sid"],
     },
@@ -56,6 +59,7 @@ pub const MATRIX: [Wanted; 4] = [
         name: "6.12",
         support: Support::Full,
         cgroups: Cgroups::Hybrid,
+        reverse_path_filter: 1,
         release: Release::Series(6, 12),
         suites: &["trixie", "bookworm-backports"],
     },
@@ -63,6 +67,7 @@ pub const MATRIX: [Wanted; 4] = [
         name: "6.1",
         support: Support::Full,
         cgroups: Cgroups::Unified,
+        reverse_path_filter: 0,
         release: Release::Series(6, 1),
         suites: &["bookworm"],
     },
@@ -70,6 +75,7 @@ pub const MATRIX: [Wanted; 4] = [
         name: "5.10",
         support: Support::Refused,
         cgroups: Cgroups::Unified,
+        reverse_path_filter: 0,
         release: Release::Series(5, 10),
         suites: &["bullseye"],
     },
@@ -84,9 +90,7 @@ const VERSION: &str = "version";
 /// A kernel in the cache.
 #[derive(Debug)]
 pub struct Kernel {
-    /// Such as `6.1.0-50-cloud-amd64`.
-    pub release: String,
-    /// Such as `6.1.176`, which Debian's name of a release doesn't always tell.
+    /// Such as `6.1.176`: the package's version, as Debian's name of a release stays for years.
     pub version: String,
     pub image: PathBuf,
     /// `…/lib/modules/RELEASE`
@@ -178,7 +182,6 @@ impl Kernel {
         let version = fs::read_to_string(&version)
             .with_context(|| format!("cannot read {}", version.display()))?;
         Ok(Self {
-            release,
             version,
             image,
             modules,
@@ -314,7 +317,7 @@ mod tests {
         fs::write(modules.join("vmlinuz"), "").unwrap();
         fs::write(split.path().join(VERSION), "7.3.4").unwrap();
         let kernel = Kernel::find(split.path()).unwrap();
-        assert_eq!(kernel.release, "7.3.4+deb13-cloud-amd64");
+        assert_eq!(kernel.image, modules.join("vmlinuz"));
         assert_eq!(kernel.version, "7.3.4");
 
         let whole = tempfile::tempdir().unwrap();

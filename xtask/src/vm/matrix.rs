@@ -27,6 +27,7 @@ use crate::{
     setup::{Toolchain, cache::Cache},
     test::{
         libtest::{self, Outcome},
+        supervise::Limits,
         tally,
     },
 };
@@ -48,8 +49,11 @@ const LEFT_OUT: [&str; 6] = [
 const PREFIX: &str = "vm";
 const BOOTS: &str = "boots";
 const AT_A_TIME: usize = 2;
-/// A guest that runs longer hangs.
-const DEADLINE: Duration = Duration::from_mins(12);
+const LIMITS: Limits = Limits {
+    total: Duration::from_mins(12),
+    // Longer than the harness lets one test take.
+    silence: Duration::from_mins(4),
+};
 
 pub struct Matrix {
     build: Build,
@@ -213,7 +217,7 @@ impl Matrix {
         let name = guest.wanted.name;
         let initramfs = self.directory.join(format!("{name}.cpio"));
         let console = self.directory.join(format!("{name}.console"));
-        let plan = self.plan(guest.wanted.cgroups, targets, require_all);
+        let plan = self.plan(guest.wanted, targets, require_all);
         self.build.write_initramfs(kernel, &plan, &initramfs)?;
         let mut command = qemu.command(&Boot {
             kernel: &kernel.image,
@@ -224,7 +228,7 @@ impl Matrix {
         if self.options.keep {
             println!("{prefix}: {}", process::line(&command));
         }
-        let report = guest::run(&mut command, &console, prefix, targets, DEADLINE)?;
+        let report = guest::run(&mut command, &console, prefix, targets, LIMITS)?;
         if !self.options.keep {
             remove(&initramfs)?;
             remove(&console)?;
@@ -232,7 +236,7 @@ impl Matrix {
         Ok(report)
     }
 
-    fn plan(&self, cgroups: Cgroups, targets: &[Target], require_all: bool) -> Value {
+    fn plan(&self, wanted: &Wanted, targets: &[Target], require_all: bool) -> Value {
         let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
         if require_all {
             environment["ZTUN_TEST_REQUIRE_ALL"] = json!("1");
@@ -240,7 +244,7 @@ impl Matrix {
         if let Some(program) = &self.options.sabotage {
             environment["ZTUN_TEST_SABOTAGE"] = json!(program);
         }
-        let cgroups = match cgroups {
+        let cgroups = match wanted.cgroups {
             Cgroups::Unified => "unified",
             Cgroups::Hybrid => "hybrid",
         };
@@ -256,7 +260,12 @@ impl Matrix {
                 })
             })
             .collect();
-        json!({ "cgroups": cgroups, "environment": environment, "runs": runs })
+        json!({
+            "cgroups": cgroups,
+            "reverse_path_filter": wanted.reverse_path_filter,
+            "environment": environment,
+            "runs": runs,
+        })
     }
 
     /// The targets that a guest with this kernel runs.
@@ -279,7 +288,10 @@ impl Row<'_> {
     /// The targets that it was to run.
     pub fn targets(&self) -> BTreeSet<&str> {
         let paths = self.report.outcomes.iter().map(|(path, _)| path.as_str());
-        paths.filter_map(|path| path.split("::").nth(2)).collect()
+        paths
+            .filter_map(|path| path.split("::").nth(2))
+            .filter(|target| *target != BOOTS)
+            .collect()
     }
 }
 

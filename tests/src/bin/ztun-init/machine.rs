@@ -12,7 +12,7 @@ use nix::{
 };
 use rtnetlink::LinkUnspec;
 
-use crate::plan::CgroupLayout;
+use crate::plan::{CgroupLayout, Plan};
 
 /// Files of modules, each after those that it depends on, one a line.
 const MODULES: &str = "/modules";
@@ -30,13 +30,14 @@ pub fn mount_basics() -> Result<()> {
     mount_at("devtmpfs", "/dev", None)
 }
 
-pub fn prepare(cgroups: CgroupLayout) -> Result<()> {
+pub fn prepare(plan: &Plan) -> Result<()> {
     for path in ["/tmp", "/run"] {
         mount_at("tmpfs", path, None)?;
     }
     mount_at("bpf", "/sys/fs/bpf", None)?;
-    mount_cgroups(cgroups)?;
+    mount_cgroups(plan.cgroups)?;
     load_modules()?;
+    filter_reverse_paths(plan.reverse_path_filter)?;
     bring_up_loopback()
 }
 
@@ -76,6 +77,15 @@ fn load_modules() -> Result<()> {
             Ok(()) | Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(error).with_context(|| format!("load {path}")),
         }
+    }
+    Ok(())
+}
+
+/// New network namespaces inherit these settings from the first.
+fn filter_reverse_paths(mode: u8) -> Result<()> {
+    for interfaces in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv4/conf/{interfaces}/rp_filter");
+        fs::write(&path, mode.to_string()).with_context(|| format!("write {path}"))?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ fn main() {
 
 fn serve(report: &Report) -> Result<()> {
     let plan = Plan::read()?;
-    machine::prepare(plan.cgroups)?;
+    machine::prepare(&plan)?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the release")?;
     report.ready(release.trim());
     for run in &plan.runs {

@@ -9,6 +9,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     pub cgroups: CgroupLayout,
+    /// `rp_filter` of every interface of every network namespace.
+    pub reverse_path_filter: u8,
     pub environment: BTreeMap<String, String>,
     pub runs: Vec<Run>,
 }
