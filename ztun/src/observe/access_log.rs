@@ -2,8 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use tracing::field::display;
-
 use super::flow::{Direction, Flow};
 
 /// Bytes that went each way.

@@ -10,7 +10,7 @@ use super::{
     hbone::headers::connect_request,
     inbound::{self, Entry},
     listen::Accepted,
-    pool::PoolKey,
+    pool::{PoolKey, PooledTunnel},
     registry::LocalPod,
     relay::{Meter, relay_tcp, relay_tunnel},
     settings::{RESERVED_PORTS, SameNode},
@@ -194,9 +194,11 @@ async fn hbone(
             &mut rand::rng(),
         )
     };
-    let pooled = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    let PooledTunnel { tunnel, lease } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
     let meter = Meter::new([Arc::clone(connection)]);
-    relay_tunnel(application, Side::Downstream, pooled.tunnel, &meter).await
+    let outcome = relay_tunnel(application, Side::Downstream, tunnel, &meter).await;
+    drop(lease);
+    outcome
 }
 
 async fn plaintext(

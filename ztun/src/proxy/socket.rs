@@ -8,8 +8,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::error::{ProxyError, Stage, Target};
 
 /// The peer's values.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(180);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(3);
 const KEEPALIVE_PROBES: u32 = 9;
 
 /// No delay, keepalive, and a reset on close: whatever ends before [`finish`] was not

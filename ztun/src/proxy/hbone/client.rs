@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long before its certificate's end a connection takes no new tunnels.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
+const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 
 /// A connection that takes tunnels. It is closed when the last clone and the last tunnel are gone.
 #[derive(Clone, Debug)]

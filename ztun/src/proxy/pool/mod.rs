@@ -97,11 +97,6 @@ impl Pool {
         self.slots().remove_keys(|key| key.source_pod == *pod);
     }
 
-    /// Connections that are kept, used or not.
-    pub fn connections(&self) -> usize {
-        self.slots().connections()
-    }
-
     async fn attempt(
         self: &Arc<Self>,
         key: &PoolKey,

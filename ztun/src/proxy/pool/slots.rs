@@ -135,7 +135,8 @@ impl<K: Clone + Eq + Hash, C: Clone, W: Clone> Slots<K, C, W> {
         removed
     }
 
-    pub fn connections(&self) -> usize {
+    #[cfg(test)]
+    fn connections(&self) -> usize {
         self.keys
             .values()
             .map(|entry| entry.connections.len())
