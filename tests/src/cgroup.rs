@@ -92,7 +92,9 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 fn kill_all(path: &Path) -> io::Result<()> {
-    let kill = OpenOptions::new().write(true).open(path.join("cgroup.kill"));
+    let kill = OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"));
     match kill {
         Ok(mut kill) => kill.write_all(b"1"),
         // Before Linux 5.14.

@@ -3,6 +3,7 @@
 mod archive;
 mod console;
 mod cpio;
+mod docs;
 mod guest;
 mod image;
 mod kernels;
@@ -15,8 +16,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-pub use self::matrix::Matrix;
 use self::matrix::Options;
+pub use self::matrix::{Matrix, outcomes};
 use crate::{
     setup,
     test::tally::{SkipPolicy, Tally},
@@ -36,6 +37,9 @@ pub struct Args {
     /// Print the paths of the tests instead of running them
     #[arg(long)]
     list: bool,
+    /// Write the results of the whole matrix into docs/kernels.md
+    #[arg(long, conflicts_with_all = ["kernels", "filters", "sabotage"])]
+    write_docs: bool,
     /// Take a kernel program off each pod once it is enrolled, to see the matrix fail
     #[arg(long, value_name = "PROGRAM", hide = true)]
     sabotage: Option<String>,
@@ -60,7 +64,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut tally = Tally::default();
-    for (path, outcome) in matrix.run(&tests, false)? {
+    let rows = matrix.run(&tests, false)?;
+    if args.write_docs {
+        docs::write(&rows)?;
+    }
+    for (path, outcome) in outcomes(rows) {
         tally.add(path, &outcome);
     }
     Ok(tally.close(SkipPolicy::Allow))

@@ -122,18 +122,9 @@ mod tests {
     fn the_cache_is_where_xdg_puts_it() {
         let place =
             |xdg: Option<&str>, home: Option<&str>| root(xdg.map(Into::into), home.map(Into::into));
-        assert_eq!(
-            place(Some("/c"), Some("/h")),
-            Some("/c/ztun".into())
-        );
-        assert_eq!(
-            place(Some("c"), Some("/h")),
-            Some("/h/.cache/ztun".into())
-        );
-        assert_eq!(
-            place(None, Some("/h")),
-            Some("/h/.cache/ztun".into())
-        );
+        assert_eq!(place(Some("/c"), Some("/h")), Some("/c/ztun".into()));
+        assert_eq!(place(Some("c"), Some("/h")), Some("/h/.cache/ztun".into()));
+        assert_eq!(place(None, Some("/h")), Some("/h/.cache/ztun".into()));
         assert_eq!(place(None, None), None);
     }
 

@@ -11,7 +11,11 @@ use super::{
     supervise::{self, Limits},
     tally::{self, Tally},
 };
-use crate::{cargo::TestBinary, setup::Toolchain, vm::Matrix};
+use crate::{
+    cargo::TestBinary,
+    setup::Toolchain,
+    vm::{self, Matrix},
+};
 
 /// How every binary is run.
 pub struct Settings {
@@ -119,7 +123,8 @@ impl Suite {
                 Ok(())
             }
             Kind::Vm(matrix) => {
-                for (path, outcome) in matrix.run(&self.tests, settings.require_all)? {
+                let rows = matrix.run(&self.tests, settings.require_all)?;
+                for (path, outcome) in vm::outcomes(rows) {
                     tally.add(path, &outcome);
                 }
                 Ok(())

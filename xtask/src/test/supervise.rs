@@ -49,11 +49,7 @@ enum Line {
     Err(String),
 }
 
-pub fn run(
-    command: &mut Command,
-    limits: Limits,
-    mut on_line: impl FnMut(&str),
-) -> Result<Run> {
+pub fn run(command: &mut Command, limits: Limits, mut on_line: impl FnMut(&str)) -> Result<Run> {
     let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())

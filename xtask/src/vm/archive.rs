@@ -189,7 +189,9 @@ fn parse_mirror(targets: &str) -> Option<String> {
 }
 
 fn parse_records(text: &str) -> Vec<Record> {
-    let stanzas = text.split("\n\n").filter(|stanza| !stanza.trim().is_empty());
+    let stanzas = text
+        .split("\n\n")
+        .filter(|stanza| !stanza.trim().is_empty());
     stanzas
         .map(|stanza| {
             let field = |name: &str| {

@@ -149,6 +149,16 @@ impl Wanted {
     }
 }
 
+impl Cgroups {
+    /// What `ztun-init` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unified => "unified",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
 impl Release {
     fn accepts(&self, (major, minor, _): (u32, u32, u32)) -> bool {
         match *self {
@@ -282,11 +292,12 @@ mod tests {
         let record = Record {
             package: "linux-image-7.3.4+deb13-cloud-amd64".into(),
             version: "7.3.4-1~bpo13+1".into(),
-            depends: "dracut | initramfs-tools (>= 0.120) | linux-initramfs-tool, linux-base (>= 4), \
+            depends:
+                "dracut | initramfs-tools (>= 0.120) | linux-initramfs-tool, linux-base (>= 4), \
                       linux-base-7.3.4+deb13-cloud-amd64 (= 7.3.4-1~bpo13+1), \
                       linux-binary-7.3.4+deb13-cloud-amd64 (= 7.3.4-1~bpo13+1), \
                       linux-modules-7.3.4+deb13-cloud-amd64 (= 7.3.4-1~bpo13+1)"
-                .into(),
+                    .into(),
         };
         assert_eq!(
             packages_of(&record),

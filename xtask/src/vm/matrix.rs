@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::{
     archive,
-    guest::{self, Report, Target},
+    guest::{self, BOOTS_AND_ENDS, Report, Target},
     image::{self, Build},
-    kernels::{Cgroups, Kernel, MATRIX, Support, Wanted},
+    kernels::{Kernel, MATRIX, Support, Wanted},
     qemu::{Boot, Qemu},
     table,
 };
@@ -47,7 +47,6 @@ const LEFT_OUT: [&str; 6] = [
 
 /// Where each guest's path begins, in `cargo xtask test`.
 const PREFIX: &str = "vm";
-const BOOTS: &str = "boots";
 const AT_A_TIME: usize = 2;
 const LIMITS: Limits = Limits {
     total: Duration::from_mins(12),
@@ -132,20 +131,13 @@ impl Matrix {
                 let tests = target.tests.iter();
                 tests.map(move |test| format!("{name}::{}::{test}", target.name))
             });
-            std::iter::once(format!("{name}::{BOOTS}")).chain(tests)
+            std::iter::once(format!("{name}::{BOOTS_AND_ENDS}")).chain(tests)
         };
         self.guests.iter().flat_map(of_guest).collect()
     }
 
-    /// Runs those of its tests, prints the table, and answers each one's outcome by its path.
-    pub fn run(&self, tests: &[String], require_all: bool) -> Result<Vec<(String, Outcome)>> {
-        let rows = self.run_guests(tests, require_all)?;
-        println!("\n{}", table::of(&rows));
-        let outcomes = rows.into_iter().flat_map(|row| row.report.outcomes);
-        Ok(outcomes.collect())
-    }
-
-    pub fn run_guests(&self, tests: &[String], require_all: bool) -> Result<Vec<Row<'_>>> {
+    /// Runs those of its tests, and prints the table.
+    pub fn run(&self, tests: &[String], require_all: bool) -> Result<Vec<Row>> {
         fs::create_dir_all(&self.directory)
             .with_context(|| format!("cannot create {}", self.directory.display()))?;
         let wanted: HashSet<_> = tests.iter().map(String::as_str).collect();
@@ -169,17 +161,21 @@ impl Matrix {
         let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
         // As versions are read: the oldest first.
         rows.sort_by_key(|(number, _)| Reverse(*number));
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        println!("\n{}", table::of(&rows));
+        Ok(rows)
     }
 
     /// None where nothing of this guest is wanted.
-    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>, require_all: bool) -> Option<Row<'_>> {
+    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>, require_all: bool) -> Option<Row> {
         let name = guest.wanted.name;
         let targets: Vec<_> = self
             .targets_of(guest.wanted)
             .map(|target| {
                 let mut tests = target.tests.clone();
-                tests.retain(|test| wanted.contains(format!("{name}::{}::{test}", target.name).as_str()));
+                tests.retain(|test| {
+                    wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
+                });
                 Target {
                     name: target.name.clone(),
                     tests,
@@ -187,7 +183,7 @@ impl Matrix {
             })
             .filter(|target| !target.tests.is_empty())
             .collect();
-        if targets.is_empty() && !wanted.contains(format!("{name}::{BOOTS}").as_str()) {
+        if targets.is_empty() && !wanted.contains(format!("{name}::{BOOTS_AND_ENDS}").as_str()) {
             return None;
         }
         let prefix = format!("{PREFIX}::{name}");
@@ -197,9 +193,14 @@ impl Matrix {
                 println!("---- {prefix}: {error:#}");
                 not_run(&prefix, &targets)
             });
-        let version = guest.kernel.as_ref().ok().map(|kernel| kernel.version.clone());
+        let version = guest
+            .kernel
+            .as_ref()
+            .ok()
+            .map(|kernel| kernel.version.clone());
         Some(Row {
             name,
+            wanted: guest.wanted,
             version,
             report,
         })
@@ -213,7 +214,10 @@ impl Matrix {
         require_all: bool,
     ) -> Result<Report> {
         let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-        let kernel = guest.kernel.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let kernel = guest
+            .kernel
+            .as_ref()
+            .map_err(|reason| anyhow!("{reason}"))?;
         let name = guest.wanted.name;
         let initramfs = self.directory.join(format!("{name}.cpio"));
         let console = self.directory.join(format!("{name}.console"));
@@ -244,10 +248,6 @@ impl Matrix {
         if let Some(program) = &self.options.sabotage {
             environment["ZTUN_TEST_SABOTAGE"] = json!(program);
         }
-        let cgroups = match wanted.cgroups {
-            Cgroups::Unified => "unified",
-            Cgroups::Hybrid => "hybrid",
-        };
         let runs: Vec<_> = targets
             .iter()
             .map(|target| {
@@ -261,7 +261,7 @@ impl Matrix {
             })
             .collect();
         json!({
-            "cgroups": cgroups,
+            "cgroups": wanted.cgroups.name(),
             "reverse_path_filter": wanted.reverse_path_filter,
             "environment": environment,
             "runs": runs,
@@ -278,21 +278,27 @@ impl Matrix {
 }
 
 /// What came of a guest.
-pub struct Row<'a> {
-    pub name: &'a str,
+pub struct Row {
+    pub name: &'static str,
+    pub wanted: &'static Wanted,
     pub version: Option<String>,
     pub report: Report,
 }
 
-impl Row<'_> {
+impl Row {
     /// The targets that it was to run.
     pub fn targets(&self) -> BTreeSet<&str> {
         let paths = self.report.outcomes.iter().map(|(path, _)| path.as_str());
         paths
             .filter_map(|path| path.split("::").nth(2))
-            .filter(|target| *target != BOOTS)
+            .filter(|target| *target != BOOTS_AND_ENDS)
             .collect()
     }
+}
+
+/// Each test's outcome by its path.
+pub fn outcomes(rows: Vec<Row>) -> impl Iterator<Item = (String, Outcome)> {
+    rows.into_iter().flat_map(|row| row.report.outcomes)
 }
 
 /// The report of a guest that was not even started.
@@ -301,7 +307,7 @@ fn not_run(prefix: &str, targets: &[Target]) -> Report {
         let tests = target.tests.iter();
         tests.map(|test| format!("{prefix}::{}::{test}", target.name))
     });
-    let paths = std::iter::once(format!("{prefix}::{BOOTS}")).chain(tests);
+    let paths = std::iter::once(format!("{prefix}::{BOOTS_AND_ENDS}")).chain(tests);
     let outcomes = paths.map(|path| {
         tally::tell(&path, &Outcome::Failed);
         (path, Outcome::Failed)

@@ -137,7 +137,10 @@ impl Qemu {
             let libraries = libraries.map(|place| root.join(place).display().to_string());
             command.env("LD_LIBRARY_PATH", libraries.join(":"));
             // Where its own modules are, which it has no option for.
-            command.env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"));
+            command.env(
+                "QEMU_MODULE_DIR",
+                root.join("usr/lib/x86_64-linux-gnu/qemu"),
+            );
         }
         command
     }
@@ -203,7 +206,9 @@ mod tests {
 
     #[test]
     fn only_a_processor_that_virtualises_uses_kvm() {
-        assert!(has_virtualisation("processor : 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(has_virtualisation(
+            "processor : 0\nflags\t\t: fpu vmx sse\n"
+        ));
         assert!(!has_virtualisation("flags : fpu sse\nbugs : vmxish svm\n"));
     }
 

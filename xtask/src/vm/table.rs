@@ -59,7 +59,11 @@ fn counts<'a>(outcomes: impl Iterator<Item = &'a (String, Outcome)>) -> String {
             let _ = write!(text, "{comma}{count} {word}");
         }
     }
-    if text.is_empty() { "-".to_owned() } else { text }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
 }
 
 fn align(lines: &[Vec<String>]) -> String {

@@ -47,7 +47,11 @@ fn mount_cgroups(layout: CgroupLayout) -> Result<()> {
         CgroupLayout::Hybrid => {
             mount_at("tmpfs", CGROUPS, None)?;
             for controller in V1_CONTROLLERS {
-                mount_at("cgroup", &format!("{CGROUPS}/{controller}"), Some(controller))?;
+                mount_at(
+                    "cgroup",
+                    &format!("{CGROUPS}/{controller}"),
+                    Some(controller),
+                )?;
             }
             mount_at("cgroup2", &format!("{CGROUPS}/unified"), None)
         }
