@@ -1,9 +1,11 @@
 //! Cgroups (v2) of pods and daemons.
+#![allow(unsafe_code)]
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     iter,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -48,6 +50,49 @@ impl Cgroup {
             .write(true)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))
+    }
+}
+
+/// What BPF_PROG_QUERY of bpf(2) takes and answers.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    program_count: u32,
+    // The kernel wants the rest of what it knows to be zero.
+    _rest: [u32; 9],
+}
+
+impl Cgroup {
+    /// The IDs of the kernel programs on this cgroup itself that see TCP connections being opened.
+    pub fn programs(&self) -> Result<Vec<u32>> {
+        const BPF_PROG_QUERY: libc::c_long = 16;
+        const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+        const BPF_CGROUP_INET6_CONNECT: u32 = 11;
+        let directory = File::open(&self.path)?;
+        let mut found = Vec::new();
+        for attach_type in [BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT] {
+            let mut ids = [0_u32; 64];
+            let mut query = ProgramQuery {
+                target: u32::try_from(directory.as_raw_fd())?,
+                attach_type,
+                program_ids: ids.as_mut_ptr() as u64,
+                program_count: 64,
+                ..ProgramQuery::default()
+            };
+            // SAFETY: `query` and `ids` live through the call, and have the sizes that are given.
+            let done = unsafe {
+                let size = size_of::<ProgramQuery>();
+                libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size)
+            };
+            nix::errno::Errno::result(done).context("ask for a cgroup's programs")?;
+            found.extend(&ids[..query.program_count as usize]);
+        }
+        Ok(found)
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Group {
     /// The harness's own.
     Harness,
     Datapath,
+    /// Beside other owners of eBPF, rules and sysctls.
+    Coexistence,
     Scenarios,
     Interop,
     Faults,
@@ -31,11 +33,12 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lint,
         Self::Unit,
         Self::Harness,
         Self::Datapath,
+        Self::Coexistence,
         Self::Scenarios,
         Self::Interop,
         Self::Faults,
@@ -48,6 +51,7 @@ impl Group {
             Self::Unit => "unit",
             Self::Harness => "harness",
             Self::Datapath => "datapath",
+            Self::Coexistence => "coexistence",
             Self::Scenarios => "scenarios",
             Self::Interop => "interop",
             Self::Faults => "faults",

@@ -1,4 +1,5 @@
-//! Pinned links: what they are attached to, and taking them off at once.
+//! Calls of bpf(2) that the loader has not: pinned links, what they are attached to and taking them
+//! off at once; taking an element out of a map.
 #![allow(unsafe_code)]
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 // Commands of bpf(2).
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
 // `enum bpf_link_type`.
@@ -72,6 +74,36 @@ impl LinkInfo {
 #[repr(C)]
 struct LinkDetach {
     fd: u32,
+}
+
+/// The part of `union bpf_attr` that the commands on a map's elements read.
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads an element of a hash map and deletes it, as one step; fails where there is none.
+///
+/// `KEY` and `VALUE` are the sizes of the map's.
+pub fn lookup_and_delete<const KEY: usize, const VALUE: usize>(
+    map: &OwnedFd,
+    key: &[u8; KEY],
+    value: &mut [u8; VALUE],
+) -> io::Result<()> {
+    let mut attributes = Element {
+        map: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the key is read and the value written in the map's sizes, which are theirs.
+    unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attributes) }?;
+    Ok(())
 }
 
 impl PinnedLink {
