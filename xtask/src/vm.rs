@@ -60,11 +60,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         bail!("no test matches: `cargo xtask vm --list` shows them");
     }
     if args.list {
-        tests.iter().for_each(|test| println!("{test}"));
+        println!("{}", tests.join("\n"));
         return Ok(ExitCode::SUCCESS);
     }
     let mut tally = Tally::default();
-    let rows = matrix.run(&tests, false)?;
+    let rows = matrix.run(&tests)?;
     if args.write_docs {
         docs::write(&rows)?;
     }

@@ -174,10 +174,11 @@ fn sources_list(mirror: &str, suites: &[&str]) -> String {
     } else {
         String::new()
     };
-    suites
+    let lines: Vec<_> = suites
         .iter()
         .map(|suite| format!("deb {signed_by}{mirror} {suite} main\n"))
-        .collect()
+        .collect();
+    lines.concat()
 }
 
 /// Of lines of address, origin and label, the address of Debian's main archive.

@@ -18,9 +18,10 @@ use crate::{
 };
 
 /// The test targets that guests run.
-pub const TARGETS: [&str; 6] = [
+pub const TARGETS: [&str; 7] = [
     "harness",
     "datapath",
+    "coexistence",
     "scenarios",
     "interop",
     "faults",
@@ -84,7 +85,7 @@ impl Build {
         for module in modules::closure(&kernel.modules)? {
             let path = format!("lib/{}.ko", module.name);
             archive.file(&path, &module.content);
-            list += &format!("/{path}\n");
+            list.extend(["/", &path, "\n"]);
         }
         archive.file("modules", list.as_bytes());
         archive.file("plan.json", plan.to_string().as_bytes());

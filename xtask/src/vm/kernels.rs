@@ -27,6 +27,8 @@ pub struct Wanted {
     pub cgroups: Cgroups,
     /// `rp_filter`: 0 off, 1 strict, 2 loose.
     pub reverse_path_filter: u8,
+    /// Tests of what this kernel lacks, without `vm::NAME::`: they may skip, all others may not.
+    pub may_skip: &'static [&'static str],
     /// Releases that will do.
     release: Release,
     /// Suites of Debian that have or had it, the first choice first.
@@ -52,6 +54,7 @@ pub const MATRIX: [Wanted; 4] = [
         support: Support::Full,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 2,
+        may_skip: &[],
         release: Release::NewestSince(7),
         suites: &["trixie-backports", "sid"],
     },
@@ -60,6 +63,7 @@ pub const MATRIX: [Wanted; 4] = [
         support: Support::Full,
         cgroups: Cgroups::Hybrid,
         reverse_path_filter: 1,
+        may_skip: &[],
         release: Release::Series(6, 12),
         suites: &["trixie", "bookworm-backports"],
     },
@@ -68,6 +72,7 @@ pub const MATRIX: [Wanted; 4] = [
         support: Support::Full,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 0,
+        may_skip: &["coexistence::programs::tc_programs_on_the_host_side"],
         release: Release::Series(6, 1),
         suites: &["bookworm"],
     },
@@ -76,6 +81,7 @@ pub const MATRIX: [Wanted; 4] = [
         support: Support::Refused,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 0,
+        may_skip: &[],
         release: Release::Series(5, 10),
         suites: &["bullseye"],
     },

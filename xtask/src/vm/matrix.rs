@@ -2,10 +2,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
@@ -33,9 +33,10 @@ use crate::{
 };
 
 /// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
-const LEFT_OUT: [&str; 6] = [
+const LEFT_OUT: [&str; 7] = [
     // They drive real servers and clients, and a guest has no programs but ours.
     "scenarios::servers::",
+    "coexistence::netfilter::",
     "harness::network::programs_in_a_pod_have_its_addresses_and_its_cgroup",
     // Emulated, these take minutes: they are about volume, which the kernel's release changes little.
     "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node",
@@ -137,7 +138,7 @@ impl Matrix {
     }
 
     /// Runs those of its tests, and prints the table.
-    pub fn run(&self, tests: &[String], require_all: bool) -> Result<Vec<Row>> {
+    pub fn run(&self, tests: &[String]) -> Result<Vec<Row>> {
         fs::create_dir_all(&self.directory)
             .with_context(|| format!("cannot create {}", self.directory.display()))?;
         let wanted: HashSet<_> = tests.iter().map(String::as_str).collect();
@@ -151,7 +152,7 @@ impl Matrix {
                         let Some((number, guest)) = next else {
                             return;
                         };
-                        if let Some(row) = self.run_guest(guest, &wanted, require_all) {
+                        if let Some(row) = self.run_guest(guest, &wanted) {
                             lock(&rows).push((number, row));
                         }
                     }
@@ -167,7 +168,7 @@ impl Matrix {
     }
 
     /// None where nothing of this guest is wanted.
-    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>, require_all: bool) -> Option<Row> {
+    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
         let name = guest.wanted.name;
         let targets: Vec<_> = self
             .targets_of(guest.wanted)
@@ -187,12 +188,11 @@ impl Matrix {
             return None;
         }
         let prefix = format!("{PREFIX}::{name}");
-        let report = self
-            .boot(guest, &prefix, &targets, require_all)
-            .unwrap_or_else(|error| {
-                println!("---- {prefix}: {error:#}");
-                not_run(&prefix, &targets)
-            });
+        let mut report = self.boot(guest, &prefix, &targets).unwrap_or_else(|error| {
+            println!("---- {prefix}: {error:#}");
+            not_run(&prefix, &targets)
+        });
+        forbid_skips(&mut report, &prefix, guest.wanted.may_skip);
         let version = guest
             .kernel
             .as_ref()
@@ -206,13 +206,7 @@ impl Matrix {
         })
     }
 
-    fn boot(
-        &self,
-        guest: &Guest,
-        prefix: &str,
-        targets: &[Target],
-        require_all: bool,
-    ) -> Result<Report> {
+    fn boot(&self, guest: &Guest, prefix: &str, targets: &[Target]) -> Result<Report> {
         let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
         let kernel = guest
             .kernel
@@ -221,7 +215,7 @@ impl Matrix {
         let name = guest.wanted.name;
         let initramfs = self.directory.join(format!("{name}.cpio"));
         let console = self.directory.join(format!("{name}.console"));
-        let plan = self.plan(guest.wanted, targets, require_all);
+        let plan = self.plan(guest.wanted, targets);
         self.build.write_initramfs(kernel, &plan, &initramfs)?;
         let mut command = qemu.command(&Boot {
             kernel: &kernel.image,
@@ -240,11 +234,8 @@ impl Matrix {
         Ok(report)
     }
 
-    fn plan(&self, wanted: &Wanted, targets: &[Target], require_all: bool) -> Value {
+    fn plan(&self, wanted: &Wanted, targets: &[Target]) -> Value {
         let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
-        if require_all {
-            environment["ZTUN_TEST_REQUIRE_ALL"] = json!("1");
-        }
         if let Some(program) = &self.options.sabotage {
             environment["ZTUN_TEST_SABOTAGE"] = json!(program);
         }
@@ -296,9 +287,29 @@ impl Row {
     }
 }
 
-/// Each test's outcome by its path.
+/// Each test's outcome by its path. Skips that are left are none of this machine's: the kernel lacks what
+/// they test, the table says so, and they count for nothing.
 pub fn outcomes(rows: Vec<Row>) -> impl Iterator<Item = (String, Outcome)> {
-    rows.into_iter().flat_map(|row| row.report.outcomes)
+    rows.into_iter()
+        .flat_map(|row| row.report.outcomes)
+        .filter(|(_, outcome)| !matches!(outcome, Outcome::Skipped(_)))
+}
+
+/// A guest has what it needs: a test that skips there fails, unless the kernel is known to lack what
+/// it is about.
+fn forbid_skips(report: &mut Report, prefix: &str, may_skip: &[&str]) {
+    for (path, outcome) in &mut report.outcomes {
+        let test = path
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix("::"));
+        let may = test.is_some_and(|test| may_skip.iter().any(|start| test.starts_with(start)));
+        if let Outcome::Skipped(reason) = outcome
+            && !may
+        {
+            println!("---- {path}: this kernel must not skip it: {reason}");
+            *outcome = Outcome::Failed;
+        }
+    }
 }
 
 /// The report of a guest that was not even started.
@@ -314,7 +325,7 @@ fn not_run(prefix: &str, targets: &[Target]) -> Report {
     });
     Report {
         outcomes: outcomes.collect(),
-        times: std::collections::BTreeMap::new(),
+        times: BTreeMap::new(),
         total: Duration::ZERO,
     }
 }
@@ -327,6 +338,38 @@ fn remove(file: &Path) -> Result<()> {
     fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_kernel_is_known_to_lack_may_skip() {
+        let skipped = || Outcome::Skipped("needs tcx".to_owned());
+        let mut report = Report {
+            outcomes: vec![
+                ("vm::6.1::coexistence::programs::tcx".to_owned(), skipped()),
+                ("vm::6.1::datapath::paths::a".to_owned(), skipped()),
+                ("vm::6.1::datapath::paths::b".to_owned(), Outcome::Passed),
+            ],
+            times: BTreeMap::new(),
+            total: Duration::ZERO,
+        };
+        forbid_skips(&mut report, "vm::6.1", &["coexistence::programs::"]);
+        let outcomes: Vec<_> = report
+            .outcomes
+            .into_iter()
+            .map(|(_, outcome)| outcome)
+            .collect();
+        assert_eq!(outcomes, [skipped(), Outcome::Failed, Outcome::Passed]);
+    }
+
+    #[test]
+    fn what_guests_leave_out_is_found_by_its_path() {
+        assert!(is_left_out("scenarios::servers::nginx"));
+        assert!(!is_left_out("scenarios::mtls::strict"));
+    }
 }

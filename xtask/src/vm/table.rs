@@ -74,14 +74,15 @@ fn align(lines: &[Vec<String>]) -> String {
             cells.map(String::len).max().unwrap_or(0)
         })
         .collect();
-    lines
+    let lines: Vec<_> = lines
         .iter()
         .map(|line| {
             let cells = line.iter().zip(&widths);
             let cells: Vec<_> = cells
                 .map(|(cell, width)| format!("{cell:<width$}"))
                 .collect();
-            format!("{}\n", cells.join("  ").trim_end())
+            cells.join("  ").trim_end().to_owned()
         })
-        .collect()
+        .collect();
+    lines.join("\n")
 }
