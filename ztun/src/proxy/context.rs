@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -134,24 +135,29 @@ impl Proxy {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
     }
 
-    /// A place for one more open connection of `pod`, unless it has too many. What is refused is
-    /// counted, and logged now and then.
-    pub(super) fn place(&self, pod: &LocalPod) -> Option<OwnedSemaphorePermit> {
+    /// A place for one more open connection of `pod`, unless it has too many.
+    pub(super) fn place(&self, pod: &LocalPod, client: SocketAddr) -> Option<OwnedSemaphorePermit> {
         let place = Arc::clone(&pod.connections).try_acquire_owned();
         if place.is_err() {
-            self.connections
-                .metrics()
-                .refused(Refusal::TooManyConnections);
-            if let Some(suppressed) = self.refusals.admit(Instant::now()) {
-                tracing::warn!(
-                    pod = %pod.pod.name,
-                    limit = self.settings.connections,
-                    suppressed,
-                    "connection refused: the pod has as many as limits.connections allows"
-                );
-            }
+            let detail = "the pod has as many connections as limits.connections allows";
+            self.refused(pod, client, Refusal::TooManyConnections, detail);
         }
         place.ok()
+    }
+
+    /// Counts what is refused before policy could judge it. Peers can provoke it without limit, so
+    /// it is logged now and then.
+    pub(super) fn refused(
+        &self,
+        pod: &LocalPod,
+        client: SocketAddr,
+        refusal: Refusal,
+        detail: &str,
+    ) {
+        self.connections.metrics().refused(refusal);
+        if let Some(suppressed) = self.refusals.admit(Instant::now()) {
+            tracing::warn!(pod = %pod.pod.name, %client, reason = detail, suppressed, "refused");
+        }
     }
 
     /// The mesh as it is now, and the pod's workload in it. Waited for: late state must not be

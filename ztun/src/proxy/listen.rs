@@ -50,7 +50,7 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<LocalPod>, listener: TcpListener, ki
         };
         match accepted.and_then(|(stream, client)| Accepted::new(stream, client)) {
             Ok(accepted) => {
-                let Some(place) = proxy.place(&pod) else {
+                let Some(place) = proxy.place(&pod, accepted.client) else {
                     continue;
                 };
                 let (serving, pod) = (Arc::clone(&proxy), Arc::clone(&pod));

@@ -143,9 +143,12 @@ fn decide(
     if RESERVED_PORTS.contains(&port) || port == proxy.settings.hbone_port {
         return Decided::refuse(address, ProxyError::ReservedPort { address });
     }
-    let local = match proxy.settings.same_node {
-        SameNode::Direct => proxy.pods.find(&workload, address.ip()),
-        SameNode::Tunnel => None,
+    // A pod's own port 15008 is its own, so it reaches itself without a tunnel, whatever is set.
+    let tunnel = proxy.settings.same_node == SameNode::Tunnel && workload.uid != source.uid;
+    let local = if tunnel {
+        None
+    } else {
+        proxy.pods.find(&workload, address.ip())
     };
     Decided {
         destination: Party::workload(address, &workload),

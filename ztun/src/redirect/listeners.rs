@@ -71,6 +71,8 @@ fn listen(family: Family) -> io::Result<TcpListener> {
         Family::V6 => (Domain::IPV6, IpAddr::V6(UNREACHABLE_V6)),
     };
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // What it accepts has the port that was dialled, which the application must be able to listen on.
+    socket.set_reuse_address(true)?;
     match family {
         Family::V4 => socket.set_ip_transparent_v4(true)?,
         Family::V6 => {

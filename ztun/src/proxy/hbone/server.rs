@@ -1,6 +1,6 @@
 //! The server's end: who connects is proven by mutual TLS, what it wants is a CONNECT to this pod.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use h2::{RecvStream, ext::Protocol, server};
@@ -65,18 +65,7 @@ pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) 
     drop(place);
     match shaken {
         Ok((connection, peer, streams)) => drive(proxy, pod, connection, &peer, &streams).await,
-        Err(refused) => {
-            proxy.connections.metrics().refused(refused.reason);
-            if let Some(suppressed) = proxy.refusals.admit(Instant::now()) {
-                tracing::warn!(
-                    pod = %pod.pod.name,
-                    %client,
-                    reason = refused.detail,
-                    suppressed,
-                    "inbound tunnel connection refused"
-                );
-            }
-        }
+        Err(Refused { reason, detail }) => proxy.refused(pod, client, reason, &detail),
     }
 }
 
@@ -188,8 +177,9 @@ impl Stream {
                     StatusCode::METHOD_NOT_ALLOWED => Refusal::NotConnect,
                     _ => Refusal::BadRequest,
                 };
-                self.proxy.connections.metrics().refused(reason);
-                tracing::debug!(client = %self.peer.address, identity = %self.peer.identity, detail, "tunnel refused");
+                let client = self.peer.address;
+                let detail = format!("tunnel of {}: {detail}", self.peer.identity);
+                self.proxy.refused(&self.pod, client, reason, &detail);
                 answer(&mut respond, status);
                 return;
             }
@@ -200,7 +190,7 @@ impl Stream {
             peer,
             guard,
         } = self;
-        let Some(_place) = proxy.place(&pod) else {
+        let Some(_place) = proxy.place(&pod, peer.address) else {
             answer(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
             return;
         };
