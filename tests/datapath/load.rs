@@ -1,14 +1,18 @@
 //! Much data, and many connections.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::{
+    hash::{DefaultHasher, Hasher},
+    io::ErrorKind,
+};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
+use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
-use ztun_tests::{Family, Mesh, app, scenario};
+use ztun_tests::{Enrolment, Family, Mesh, PodSpec, app, scenario, wait};
 
 use crate::{PORT, SERVICE_PORT, two_nodes};
 
@@ -53,6 +57,41 @@ fn a_thousand_connections_at_once_work() {
         }))
         .await?;
         Ok(())
+    });
+}
+
+#[test]
+fn a_pod_has_no_more_open_connections_than_its_limit() {
+    const LIMIT: usize = 3;
+    // Outside of the mesh, so that the client's limit is the only one.
+    let outside = PodSpec::new("outside/server").on("b");
+    let mesh = two_nodes()
+        .pod(outside.enrolment(Enrolment::Outside))
+        .setting("limits.connections", json!(LIMIT));
+    scenario(mesh, async |mesh| {
+        let (client, outside) = (mesh.pod("shop/client"), mesh.pod("outside/server"));
+        let echo = outside.echo(PORT)?;
+        let to = outside.at(Family::V4, PORT);
+        let mut open = Vec::new();
+        for _ in 0..LIMIT {
+            let mut stream = client.connect(to).await?;
+            app::exchange(&mut stream, "hello").await?;
+            open.push(stream);
+        }
+        assert_eq!(client.failure(to).await, Some(ErrorKind::ConnectionReset));
+        assert_eq!(echo.peers().len(), LIMIT);
+        let counter = "ztun_connections_refused_total";
+        let reason = [("reason", "TooManyConnections")];
+        assert_eq!(mesh.node("a").counted(counter, &reason)?, 1);
+        // One that ends makes room for another.
+        drop(open.pop());
+        wait::until("there is room again", async || {
+            let Ok(mut stream) = client.connect(to).await else {
+                return false;
+            };
+            app::exchange(&mut stream, "hello").await.is_ok()
+        })
+        .await
     });
 }
 

@@ -1,9 +1,11 @@
 //! What happens to bytes: every path, every family, every way in which a connection begins and ends.
 
 mod addresses;
+mod chatty;
 mod ends;
 mod load;
 mod paths;
+mod plaintext;
 mod streams;
 mod untouched;
 

@@ -103,6 +103,42 @@ fn a_pod_reaches_itself_through_its_service() {
 }
 
 #[test]
+fn an_application_that_restarts_gets_its_port_back_while_a_client_is_connected() {
+    let outside = PodSpec::new("outside/client").on("a");
+    let mesh = two_nodes().pod(outside.enrolment(Enrolment::Outside));
+    scenario(mesh, async |mesh| {
+        let server = mesh.pod("shop/near");
+        for client in ["shop/client", "outside/client"] {
+            for family in [Family::V4, Family::V6] {
+                let echo = server.echo(PORT)?;
+                let mut stream = mesh.pod(client).connect(server.at(family, PORT)).await?;
+                assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
+                drop(echo);
+                let again = server.listen(PORT);
+                assert!(again.is_ok(), "{client} over {family:?}: {again:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_application_may_listen_on_a_port_that_it_is_connected_to_elsewhere() {
+    scenario(two_nodes(), async |mesh| {
+        let client = mesh.pod("shop/client");
+        for server in ["shop/near", "shop/far"] {
+            let server = mesh.pod(server);
+            let _echo = server.echo(PORT)?;
+            let mut stream = client.connect(server.at(Family::V4, PORT)).await?;
+            assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
+            let listener = client.listen(PORT);
+            assert!(listener.is_ok(), "{listener:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn connections_that_are_open_at_enrolment_survive_it() {
     let later = |path: &str, node| PodSpec::new(path).on(node).enrolment(Enrolment::Later);
     let mesh = Mesh::builder()

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use anyhow::Result;
+use serde_json::json;
 use tokio::{io::AsyncReadExt, time::timeout};
 use ztun_tests::{Family, Mesh, app, scenario, wait, wait::PATIENCE};
 
@@ -100,6 +101,66 @@ fn a_terminated_daemon_lets_open_connections_finish() {
         assert_eq!(app::exchange(&mut stream, "draining").await?, "draining");
         drop(stream);
         mesh.node("a").daemon_ends().await
+    });
+}
+
+#[test]
+fn a_terminated_daemon_is_not_ready_and_takes_no_new_connections() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
+        let _echo = server.echo(PORT)?;
+        let mut into = mesh
+            .pod("outside/client")
+            .connect(server.at(Family::V4, PORT))
+            .await?;
+        assert_eq!(app::exchange(&mut into, "before").await?, "before");
+        let mut out = client.connect(server.at(Family::V4, PORT)).await?;
+        assert_eq!(app::exchange(&mut out, "before").await?, "before");
+        mesh.node("b").terminate_daemon().await?;
+        wait::until("the daemon drains", async || {
+            mesh.node("b")
+                .readiness()
+                .is_ok_and(|(code, why)| code == 503 && why.contains("draining"))
+        })
+        .await?;
+        for client in [client, mesh.pod("outside/client")] {
+            for family in Family::ALL {
+                let failure = client.failure(server.at(family, PORT)).await;
+                assert!(
+                    failure.is_some(),
+                    "{} got in over {family:?}",
+                    client.path()
+                );
+            }
+        }
+        // What was open goes on, in the tunnel and in clear, and ends as its ends want.
+        for stream in [&mut into, &mut out] {
+            assert_eq!(app::exchange(stream, "draining").await?, "draining");
+        }
+        drop((into, out));
+        mesh.node("b").daemon_ends().await
+    });
+}
+
+#[test]
+fn a_daemon_that_has_drained_long_enough_resets_what_is_still_open() {
+    let mesh = shop_and_outsider().setting("timeouts.drain", json!("1s"));
+    scenario(mesh, async |mesh| {
+        let server = mesh.pod("shop/server");
+        let _echo = server.echo(PORT)?;
+        for node in ["a", "b"] {
+            let to = server.at(Family::V4, PORT);
+            let mut stream = mesh.pod("shop/client").connect(to).await?;
+            assert_eq!(app::exchange(&mut stream, "before").await?, "before");
+            mesh.node(node).terminate_daemon().await?;
+            mesh.node(node).daemon_ends().await?;
+            let end = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await?;
+            let kind = end.map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::ConnectionReset), "node {node}");
+            assert!(mesh.node(node).log().contains("drain limit reached"));
+            mesh.node(node).start_daemon().await?;
+        }
+        Ok(())
     });
 }
 

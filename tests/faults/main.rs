@@ -1,9 +1,14 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
+mod configuration;
 mod daemon;
+mod hanging;
 mod mesh_directory;
 mod peers;
 mod pods;
+mod readiness;
+mod restarts;
+mod ways_out;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};
 

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use futures_util::future::try_join_all;
 use http::StatusCode;
+use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use ztun_tests::{
     Family, Mesh,
     rogue::{self, Claims, Credentials, HBONE_PORT},
-    scenario,
+    scenario, wait,
 };
 
 use crate::{PORT, reaches, shop_and_outsider};
@@ -32,22 +33,42 @@ fn a_peer_with_a_certificate_of_the_mesh_gets_a_tunnel() {
 #[test]
 fn a_peer_of_another_trust_domain_is_refused() {
     let identity = "spiffe://elsewhere.example/ns/shop/sa/client";
-    is_refused(|mesh| Credentials::issue(&mesh.ca_directory(), &Claims::of(identity)?));
+    is_refused("whose trust domain this mesh does not trust", |mesh| {
+        Credentials::issue(&mesh.ca_directory(), &Claims::of(identity)?)
+    });
 }
 
 #[test]
 fn a_peer_with_an_expired_certificate_is_refused() {
-    is_refused(|mesh| Credentials::issue(&mesh.ca_directory(), &Claims::of(CLIENT)?.expired()));
+    is_refused("the certificate presented expired at", |mesh| {
+        Credentials::issue(&mesh.ca_directory(), &Claims::of(CLIENT)?.expired())
+    });
 }
 
 #[test]
 fn a_peer_without_a_spiffe_id_is_refused() {
-    is_refused(|mesh| Credentials::issue(&mesh.ca_directory(), &Claims::dns("client.shop")?));
+    is_refused("has no SPIFFE identity", |mesh| {
+        Credentials::issue(&mesh.ca_directory(), &Claims::dns("client.shop")?)
+    });
 }
 
 #[test]
 fn a_peer_with_a_certificate_of_another_authority_is_refused() {
-    is_refused(|_| Credentials::forge(&Claims::of(CLIENT)?));
+    is_refused("not signed by a root of this mesh", |_| {
+        Credentials::forge(&Claims::of(CLIENT)?)
+    });
+}
+
+#[test]
+fn a_peer_without_a_certificate_is_refused() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let peer = mesh.pod("outside/client");
+        // In TLS 1.3 the client is done before the server has looked at its certificate.
+        let mut stream = rogue::tls(peer, hbone_port(mesh), None, &["h2"]).await?;
+        rogue::closed(&mut stream).await?;
+        is_reported(mesh, "Tls", "no certificate was presented").await?;
+        still_serves(mesh).await
+    });
 }
 
 #[test]
@@ -60,7 +81,13 @@ fn a_tunnel_to_the_address_of_another_pod_is_refused() {
         let status = ask(mesh, &credentials, &authority).await?;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert_eq!(echo.peers(), []);
-        Ok(())
+        let server = mesh.pod("shop/server").v4;
+        is_reported(
+            mesh,
+            "BadRequest",
+            &format!("{authority} is not at {server}"),
+        )
+        .await
     });
 }
 
@@ -73,7 +100,7 @@ fn a_tunnel_to_a_port_of_ztun_itself_is_refused() {
             let status = ask(mesh, &credentials, &authority).await?;
             assert_eq!(status, StatusCode::BAD_REQUEST, "port {port}");
         }
-        Ok(())
+        is_reported(mesh, "BadRequest", "port 15001 is the proxy's own").await
     });
 }
 
@@ -92,6 +119,35 @@ fn a_peer_that_speaks_http_1_is_refused() {
         let answer = spoken.await.unwrap_or_default();
         let answer = String::from_utf8_lossy(&answer);
         assert!(!answer.contains(" 200 "), "{answer}");
+        is_reported(mesh, "Tls", "does not offer HTTP/2").await?;
+        still_serves(mesh).await
+    });
+}
+
+#[test]
+fn a_peer_that_promises_http_2_and_speaks_http_1_is_refused() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let credentials = Credentials::issue(&mesh.ca_directory(), &Claims::of(CLIENT)?)?;
+        let peer = mesh.pod("outside/client");
+        let mut stream = rogue::tls(peer, hbone_port(mesh), Some(&credentials), &["h2"]).await?;
+        let request = format!("CONNECT {} HTTP/1.1\r\n\r\n", own_authority(mesh));
+        stream.write_all(request.as_bytes()).await?;
+        let answer = rogue::closed(&mut stream).await?;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains(" 200 "), "{answer}");
+        is_reported(mesh, "Http2", "inbound tunnel connection refused").await?;
+        still_serves(mesh).await
+    });
+}
+
+#[test]
+fn a_peer_that_asks_for_anything_but_a_tunnel_is_refused() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let credentials = Credentials::issue(&mesh.ca_directory(), &Claims::of(CLIENT)?)?;
+        let peer = mesh.pod("outside/client");
+        let status = rogue::get(peer, hbone_port(mesh), &credentials).await?;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        is_reported(mesh, "NotConnect", "GET instead of CONNECT").await?;
         still_serves(mesh).await
     });
 }
@@ -110,6 +166,27 @@ fn a_peer_that_sends_garbage_is_closed() {
             stream.shutdown().await?;
             rogue::closed(&mut stream).await?;
         }
+        is_reported(mesh, "Tls", "what the peer sent is not TLS").await?;
+        still_serves(mesh).await
+    });
+}
+
+#[test]
+fn handshakes_that_hang_and_those_over_the_bound_are_counted() {
+    let mesh = shop_and_outsider()
+        .setting("limits.pendingHandshakes", json!(2))
+        .setting("timeouts.tlsHandshake", json!("1s"));
+    scenario(mesh, async |mesh| {
+        let peer = mesh.pod("outside/client");
+        let mut slow = Vec::new();
+        for _ in 0..6 {
+            slow.push(peer.connect(hbone_port(mesh)).await?);
+        }
+        try_join_all(slow.iter_mut().map(rogue::closed)).await?;
+        is_reported(mesh, "TooManyHandshakes", "handshakes at once").await?;
+        let node = mesh.node("b");
+        let late = [("reason", "HandshakeTimeout")];
+        assert!(node.counted("ztun_connections_refused_total", &late)? > 0);
         still_serves(mesh).await
     });
 }
@@ -134,8 +211,8 @@ fn peers_that_never_finish_a_handshake_hold_up_nobody_and_are_closed() {
     });
 }
 
-/// Asserts that a peer with these credentials gets no tunnel, and reaches nothing.
-fn is_refused(credentials: impl Fn(&Mesh) -> Result<Credentials>) {
+/// Asserts that a peer with these credentials gets no tunnel, reaches nothing, and is reported with `reason`.
+fn is_refused(reason: &str, credentials: impl Fn(&Mesh) -> Result<Credentials>) {
     scenario(shop_and_outsider(), async |mesh| {
         let echo = mesh.pod("shop/server").echo(PORT)?;
         let credentials = credentials(mesh)?;
@@ -143,6 +220,7 @@ fn is_refused(credentials: impl Fn(&Mesh) -> Result<Credentials>) {
         assert!(answer.is_err(), "got an answer: {answer:?}");
         assert_eq!(echo.peers(), []);
         drop(echo);
+        is_reported(mesh, "Tls", reason).await?;
         still_serves(mesh).await
     });
 }
@@ -150,6 +228,22 @@ fn is_refused(credentials: impl Fn(&Mesh) -> Result<Credentials>) {
 async fn ask(mesh: &Mesh, credentials: &Credentials, authority: &str) -> Result<StatusCode> {
     let peer = mesh.pod("outside/client");
     rogue::hbone_connect(peer, hbone_port(mesh), credentials, authority).await
+}
+
+/// The refusal is counted under `kind`, and logged with `reason` where operators see it.
+async fn is_reported(mesh: &Mesh, kind: &str, reason: &str) -> Result<()> {
+    let node = mesh.node("b");
+    let logged = |line: &str| {
+        let level = line.split_whitespace().nth(1);
+        level.is_some_and(|level| level != "DEBUG" && level != "TRACE") && line.contains(reason)
+    };
+    wait::until(format_args!("the log says: {reason}"), async || {
+        node.log().lines().any(logged)
+    })
+    .await?;
+    let counted = node.counted("ztun_connections_refused_total", &[("reason", kind)])?;
+    assert!(counted > 0, "{kind}: {}", node.metrics()?);
+    Ok(())
 }
 
 async fn still_serves(mesh: &Mesh) -> Result<()> {

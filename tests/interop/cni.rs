@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use ztun_tests::{
     Enrolment, Mesh, MeshBuilder, PodSpec,
-    cni::{CniCommand, When, previous_result},
+    cni::{self, CniCommand, When, previous_result},
     daemon, scenario,
 };
 
@@ -15,14 +15,27 @@ fn one_pod() -> MeshBuilder {
 }
 
 #[test]
-fn add_passes_the_previous_result_through() {
+fn add_passes_the_previous_result_through_in_either_version_byte_by_byte() {
     scenario(one_pod(), async |mesh| {
         let pod = mesh.pod("shop/pod");
-        let result = mesh.cni(CniCommand::Add, pod).await?;
-        let result = result.context("ADD printed nothing")?;
-        let previous = previous_result(pod);
-        for key in ["cniVersion", "interfaces", "ips"] {
-            assert_eq!(result[key], previous[key], "{key}");
+        let mut configuration = cni::configuration(When::Always, pod, &mesh.node("a").socket())?;
+        for version in ["1.0.0", "1.1.0"] {
+            // The order, the spacing, unknown fields and large numbers are the plugin's before ours.
+            let previous = format!(
+                r#"{{"zebra": [1.50, 18446744073709551616],  "cniVersion":"{version}", "ips":[{{"address":"{}/24","interface":0}}], "interfaces":[{{"name":"eth0","sandbox":"{}","mtu":1500}}], "dns":{{}}}}"#,
+                pod.v4,
+                pod.netns.path().display()
+            );
+            configuration["cniVersion"] = json!(version);
+            configuration["prevResult"] = json!("PREVIOUS");
+            let text = configuration.to_string().replace("\"PREVIOUS\"", &previous);
+            let output = cni::run(CniCommand::Add, pod, &text).await?;
+            let printed = String::from_utf8(output.stdout)?;
+            assert_eq!(printed.trim_end(), previous);
+            let output = cni::run(CniCommand::Check, pod, &text).await?;
+            assert!(output.status.success(), "{output:?}");
+            let output = cni::run(CniCommand::Del, pod, &text).await?;
+            assert!(output.status.success(), "{output:?}");
         }
         Ok(())
     });

@@ -1,3 +1,4 @@
 //! What others rely on: the contract of CNI.
 
 mod cni;
+mod kernel_state;

@@ -3,7 +3,9 @@
 mod encryption;
 mod identity;
 mod mtls;
+mod same_node;
 mod servers;
+mod status;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};
 

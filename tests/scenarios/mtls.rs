@@ -1,7 +1,10 @@
 //! `PeerAuthentication` decides whether a namespace takes plaintext.
 
+use std::io::ErrorKind;
+
 use anyhow::Result;
-use ztun_tests::{Family, Mesh, MtlsMode, app, scenario, wait};
+use tokio::{io::AsyncReadExt, time::timeout};
+use ztun_tests::{Family, Mesh, MtlsMode, app, scenario, wait, wait::PATIENCE};
 
 use crate::{PORT, shop_and_outsider};
 
@@ -28,6 +31,11 @@ fn a_namespace_under_strict_refuses_plaintext() {
             assert!(outside.is_err(), "{family:?} got through");
         }
         assert_eq!(echo.peers(), [], "the server heard of refused clients");
+        let denied = [("reporter", "destination"), ("response_flags", "DENY")];
+        let node = mesh.node("b");
+        let counted = node.counted("istio_tcp_connections_failed_total", &denied)?;
+        assert_eq!(counted, 3, "{}", node.metrics()?);
+        assert!(node.log().contains("STRICT"), "the log does not say why");
         for family in Family::ALL {
             exchange(mesh, "shop/client", family).await?;
         }
@@ -49,6 +57,30 @@ fn a_change_to_strict_takes_effect_without_a_restart() {
         mesh.set_mtls("shop", MtlsMode::Permissive)?;
         wait::until("plaintext is taken again", async || {
             exchange(mesh, "outside/client", Family::V4).await.is_ok()
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_change_to_strict_resets_the_plaintext_connections_that_are_open() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let _echo = mesh.pod("shop/server").echo(PORT)?;
+        let to = mesh.pod("shop/server").at(Family::V4, PORT);
+        let mut plaintext = mesh.pod("outside/client").connect(to).await?;
+        let mut encrypted = mesh.pod("shop/client").connect(to).await?;
+        for stream in [&mut plaintext, &mut encrypted] {
+            assert_eq!(app::exchange(stream, "before").await?, "before");
+        }
+        mesh.set_mtls("shop", MtlsMode::Strict)?;
+        let end = timeout(PATIENCE, plaintext.read_to_end(&mut Vec::new())).await?;
+        assert_eq!(
+            end.map_err(|error| error.kind()),
+            Err(ErrorKind::ConnectionReset)
+        );
+        assert_eq!(app::exchange(&mut encrypted, "after").await?, "after");
+        wait::until("the log says why", async || {
+            mesh.node("b").log().contains("no longer allowed")
         })
         .await
     });

@@ -1,14 +1,21 @@
 //! Cgroups (v2) of pods and daemons.
+#![allow(unsafe_code)]
 
 use std::{
     fs::{self, File, OpenOptions},
-    io, iter,
+    io::{self, Write},
+    iter,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// How long killed processes may take to leave their cgroup.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +53,49 @@ impl Cgroup {
     }
 }
 
+/// What `BPF_PROG_QUERY` of bpf(2) takes and answers.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    program_count: u32,
+    // The kernel wants the rest of what it knows to be zero.
+    _rest: [u32; 9],
+}
+
+impl Cgroup {
+    /// The IDs of the kernel programs on this cgroup itself that see TCP connections being opened.
+    pub fn programs(&self) -> Result<Vec<u32>> {
+        const BPF_PROG_QUERY: libc::c_long = 16;
+        const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+        const BPF_CGROUP_INET6_CONNECT: u32 = 11;
+        let directory = File::open(&self.path)?;
+        let mut found = Vec::new();
+        for attach_type in [BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT] {
+            let mut ids = [0_u32; 64];
+            let mut query = ProgramQuery {
+                target: u32::try_from(directory.as_raw_fd())?,
+                attach_type,
+                program_ids: ids.as_mut_ptr() as u64,
+                program_count: 64,
+                ..ProgramQuery::default()
+            };
+            // SAFETY: `query` and `ids` live through the call, and have the sizes that are given.
+            let done = unsafe {
+                let size = size_of::<ProgramQuery>();
+                libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size)
+            };
+            nix::errno::Errno::result(done).context("ask for a cgroup's programs")?;
+            found.extend(&ids[..query.program_count as usize]);
+        }
+        Ok(found)
+    }
+}
+
 /// Where the cgroup2 hierarchy is mounted.
 pub fn root() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
@@ -65,7 +115,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
-    fs::write(path.join("cgroup.kill"), "1")?;
+    kill_all(path)?;
     let deadline = Instant::now() + EXIT_TIMEOUT;
     for directory in children_first(path)? {
         loop {
@@ -80,6 +130,31 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
                     result?;
                     break;
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kill_all(path: &Path) -> io::Result<()> {
+    let kill = OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"));
+    match kill {
+        Ok(mut kill) => kill.write_all(b"1"),
+        // Before Linux 5.14.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn kill_each(path: &Path) -> io::Result<()> {
+    for directory in children_first(path)? {
+        let members = fs::read_to_string(directory.join("cgroup.procs"))?;
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

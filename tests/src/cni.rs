@@ -1,6 +1,9 @@
 //! Calls the CNI plugin the way a container runtime does.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -40,6 +43,13 @@ pub async fn call(
     pod: &Pod,
     socket: &Path,
 ) -> Result<Option<Value>> {
+    let configuration = configuration(when, pod, socket)?;
+    let output = run(command, pod, &configuration.to_string()).await?;
+    result(&output).with_context(|| format!("CNI {} of {}", command.name(), pod.path()))
+}
+
+/// The network configuration that a runtime gives the plugin.
+pub fn configuration(when: When, pod: &Pod, socket: &Path) -> Result<Value> {
     let mut configuration = json!({
         "cniVersion": "1.1.0",
         "name": "harness",
@@ -51,26 +61,7 @@ pub async fn call(
     if when == When::Always {
         configuration["when"] = json!("always");
     }
-    let arguments = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={};K8S_POD_INFRA_CONTAINER_ID={}",
-        pod.spec.namespace,
-        pod.spec.name,
-        pod.uid,
-        container(pod),
-    );
-    let mut plugin = Command::new(daemon::binary()?);
-    plugin
-        .arg("cni")
-        .env("CNI_COMMAND", command.name())
-        .env("CNI_CONTAINERID", container(pod))
-        .env("CNI_NETNS", pod.netns.path())
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", "/opt/cni/bin")
-        .env("CNI_ARGS", arguments)
-        .kill_on_drop(true);
-    run(plugin, &configuration)
-        .await
-        .with_context(|| format!("CNI {} of {}", command.name(), pod.path()))
+    Ok(configuration)
 }
 
 /// The result of the plugin before ours in the chain, which ours must pass through.
@@ -85,27 +76,51 @@ pub fn previous_result(pod: &Pod) -> Value {
     })
 }
 
+/// A pod in another network namespace is another container to the runtime.
 fn container(pod: &Pod) -> String {
-    format!("container-{}", pod.uid)
+    let netns = pod.netns.path().file_name().unwrap_or_default();
+    format!("container-{}", netns.to_string_lossy())
 }
 
-async fn run(mut plugin: Command, configuration: &Value) -> Result<Option<Value>> {
-    let mut process = plugin
+/// Runs the plugin for `pod` with `configuration` on its standard input, whatever comes of it.
+pub async fn run(command: CniCommand, pod: &Pod, configuration: &str) -> Result<Output> {
+    let arguments = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={};K8S_POD_INFRA_CONTAINER_ID={}",
+        pod.spec.namespace,
+        pod.spec.name,
+        pod.uid,
+        container(pod),
+    );
+    let mut process = Command::new(daemon::binary()?)
+        .arg("cni")
+        .env("CNI_COMMAND", command.name())
+        .env("CNI_CONTAINERID", container(pod))
+        .env("CNI_NETNS", pod.netns.path())
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .env("CNI_ARGS", arguments)
+        .kill_on_drop(true)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("start the plugin")?;
     let mut input = process.stdin.take().context("no standard input")?;
-    let written = input.write_all(configuration.to_string().as_bytes()).await;
+    let written = input.write_all(configuration.as_bytes()).await;
     drop(input);
     let output = process.wait_with_output().await?;
+    if output.status.success() {
+        written.context("the plugin did not read its configuration")?;
+    }
+    Ok(output)
+}
+
+fn result(output: &Output) -> Result<Option<Value>> {
     let printed = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let log = String::from_utf8_lossy(&output.stderr);
         bail!("{}: {} {}", output.status, printed.trim(), log.trim());
     }
-    written.context("the plugin did not read its configuration")?;
     if printed.trim().is_empty() {
         return Ok(None);
     }

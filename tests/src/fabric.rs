@@ -22,9 +22,12 @@ impl Fabric {
         netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
         let links = Netlink::open(&netns)?;
         links.add_bridge(BRIDGE).await?;
-        for (number, node) in nodes.iter().enumerate() {
+        for (number, node) in (0..).zip(nodes) {
             let port = format!("node{number}");
-            links.add_veth(&port, BRIDGE, UPLINK, &node.netns).await?;
+            let address = [0x02, 0x00, 0x00, 0x00, 0x00, number];
+            links
+                .add_veth(&port, BRIDGE, UPLINK, &node.netns, address)
+                .await?;
         }
         for node in nodes {
             let uplink = Netlink::open(&node.netns)?;

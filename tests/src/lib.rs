@@ -16,19 +16,24 @@
 //! ```
 
 pub mod app;
+pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod hanging;
+pub mod io_uring;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;
 pub mod netlink;
 pub mod node;
+pub mod other_owner;
 pub mod pod;
 pub mod rogue;
 pub mod run;
+mod sabotage;
 pub mod scenario;
 pub mod servers;
 pub mod service;
@@ -36,6 +41,7 @@ pub mod sockets;
 pub mod wait;
 
 pub use capture::Capture;
+pub use hanging::Stage;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;

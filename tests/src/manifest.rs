@@ -81,7 +81,7 @@ impl Manifest {
 
     pub fn pod(pod: &PodSpec, uid: &str, node: &str, addresses: &[IpAddr]) -> Self {
         let mode = match pod.enrolment {
-            Enrolment::Enrolled => "ambient",
+            Enrolment::Enrolled | Enrolment::Claimed => "ambient",
             Enrolment::Later | Enrolment::Outside => "none",
         };
         let mut labels = json!({ "app": pod.name, MODE_LABEL: mode });
@@ -89,7 +89,7 @@ impl Manifest {
             labels[label] = json!(value);
         }
         let mut annotations = json!({});
-        if pod.enrolment == Enrolment::Enrolled {
+        if mode == "ambient" {
             annotations["ambient.istio.io/redirection"] = json!("enabled");
         }
         let addresses: Vec<_> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();

@@ -1,6 +1,7 @@
 //! A mesh: nodes, a fabric between them, pods, services, and the directory that describes them.
 
 use std::{
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
@@ -20,9 +21,10 @@ use crate::{
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, without_address_detection},
+    node::{Node, POD_BRIDGE, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
+    sabotage,
     service::Service,
 };
 
@@ -47,6 +49,15 @@ pub struct Mesh {
     fabric: Fabric,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
+}
+
+/// The UID of a pod that takes the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uid {
+    /// The same pod in another sandbox.
+    Kept,
+    /// Another pod of the same name.
+    New,
 }
 
 struct Owned(String);
@@ -201,22 +212,56 @@ impl Mesh {
 
     /// Adds a pod to the network, but neither to the mesh directory nor to the daemon.
     pub async fn add_pod(&mut self, spec: PodSpec) -> Result<&Pod> {
-        let pod = self.create_pod(spec).await.context("create a pod")?;
+        let pod = self.create_pod(spec, None).await.context("create a pod")?;
+        self.pods.push(pod);
+        self.pods.last().context("a mesh without pods")
+    }
+
+    /// Puts a pod of the same name in the place of one, with a sandbox and addresses of its own. Answers the
+    /// former, which runs until it is dropped; neither the daemon nor the mesh directory hears of it.
+    pub async fn replace_pod(&mut self, path: &str, uid: Uid) -> Result<Pod> {
+        let former = self.pod(path);
+        let (spec, former_uid) = (former.spec.clone(), former.uid.clone());
+        let mut successor = self.create_pod(spec, None).await?;
+        if uid == Uid::Kept {
+            successor.uid = former_uid;
+        }
+        let at = self.pods.iter().position(|pod| pod.path() == path);
+        let former = at.map(|at| &mut self.pods[at]).context("no such pod")?;
+        Ok(mem::replace(former, successor))
+    }
+
+    /// Adds a pod to the network that has the addresses of one that was there before.
+    pub async fn add_pod_at(
+        &mut self,
+        spec: PodSpec,
+        addresses: (Ipv4Addr, Ipv6Addr),
+    ) -> Result<&Pod> {
+        let pod = self.create_pod(spec, Some(addresses)).await?;
         self.pods.push(pod);
         self.pods.last().context("a mesh without pods")
     }
 
     /// Removes a pod from the daemon and the network; its object stays in the mesh directory.
     pub async fn remove_pod(&mut self, path: &str) -> Result<()> {
+        let pod = self.pod(path);
+        if pod.is_enrolled() {
+            self.remove_from_daemon(pod).await?;
+        }
+        self.lose_pod(path).await
+    }
+
+    /// Removes a pod from the network alone: neither the daemon nor the mesh directory hears of it.
+    pub async fn lose_pod(&mut self, path: &str) -> Result<()> {
         let at = self.pods.iter().position(|pod| pod.path() == path);
         let pod = self
             .pods
             .remove(at.with_context(|| format!("there is no pod {path}"))?);
-        if pod.is_enrolled() {
-            self.remove_from_daemon(&pod).await?;
-        }
         cgroup::remove_tree(pod.cgroup.path())?;
-        run::remove_named_namespace(&run::pod_namespace(&self.name, &pod.spec.hyphenated()))
+        // The kernel removes it in its own time, and a pod with the same address has a link of the same name.
+        let links = Netlink::open(&self.node_of(&pod).netns)?;
+        links.remove_link(&host_end(pod.v4)).await?;
+        run::remove_netns(pod.netns.path())
     }
 
     /// Enrols a pod as a container runtime does, and says so in the mesh directory.
@@ -262,7 +307,12 @@ impl Mesh {
     async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
         self.cni_when(CniCommand::Add, when, pod).await?;
         pod.enrolled.store(true, Ordering::Relaxed);
-        Ok(())
+        sabotage::of_tests(&self.pins(self.node_of(pod)))
+    }
+
+    /// Where the node's daemon pins what is in the kernel.
+    fn pins(&self, node: &Node) -> PathBuf {
+        Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name))
     }
 
     async fn remove_from_daemon(&self, pod: &Pod) -> Result<()> {
@@ -271,22 +321,35 @@ impl Mesh {
         Ok(())
     }
 
-    async fn create_pod(&self, mut spec: PodSpec) -> Result<Pod> {
+    async fn create_pod(
+        &self,
+        mut spec: PodSpec,
+        addresses: Option<(Ipv4Addr, Ipv6Addr)>,
+    ) -> Result<Pod> {
         if spec.node.is_empty() {
             let first = self.nodes.first().context("the mesh has no node")?;
             spec.node.clone_from(&first.name);
         }
         let node = self.node(&spec.node);
-        let path = spec.hyphenated();
+        let same_name = |pod: &&Pod| pod.path() == format!("{}/{}", spec.namespace, spec.name);
+        let path = match self.pods.iter().filter(same_name).count() {
+            0 => spec.hyphenated(),
+            _ => format!("{}-successor", spec.hyphenated()),
+        };
         let name = run::pod_namespace(&self.name, &path);
         let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
         let netns = Netns::create(&name)?;
         without_address_detection(&netns)?;
-        let (v4, v6) = node.next_pod_addresses();
+        let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
         let on_node = Netlink::open(&node.netns)?;
-        let host_end = format!("veth{}", v4.octets()[3]);
         on_node
-            .add_veth(&host_end, POD_BRIDGE, "eth0", &netns)
+            .add_veth(
+                &host_end(v4),
+                POD_BRIDGE,
+                "eth0",
+                &netns,
+                hardware_address(v4),
+            )
             .await?;
         let in_pod = Netlink::open(&netns)?;
         in_pod.bring_up("lo").await?;
@@ -325,7 +388,6 @@ impl Mesh {
     }
 
     fn configuration(&self, node: &Node, files: &Path, settings: &[(String, Value)]) -> Value {
-        let pins = Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name));
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
@@ -333,7 +395,7 @@ impl Mesh {
             "caDirectory": ca_directory(files),
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
-            "bpfDirectory": pins,
+            "bpfDirectory": self.pins(node),
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "adminAddress": daemon::ADMIN,
@@ -375,6 +437,12 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
+}
+
+/// The same for each pod with this address, so that neighbours need not notice when one follows another.
+fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = pod.octets();
+    [0x02, 0x00, a, b, c, d]
 }
 
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {

@@ -6,13 +6,26 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::link::{InfoData, InfoVeth},
+    Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        link::{InfoData, InfoVeth},
+        route::RouteType,
+    },
 };
 
 use crate::namespace::Netns;
+
+/// How packets to an address get lost on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadEnd {
+    /// Nobody learns of it.
+    Silent,
+    /// Their sender is told that the host is unreachable.
+    Unreachable,
+}
 
 pub struct Netlink {
     netns: Netns,
@@ -64,9 +77,11 @@ impl Netlink {
         bridge: &str,
         peer: &str,
         peer_netns: &Netns,
+        peer_address: [u8; 6],
     ) -> Result<()> {
         let peer_link = LinkUnspec::new_with_name(peer)
             .setns_by_fd(peer_netns.file().as_raw_fd())
+            .address(peer_address.to_vec())
             .build();
         let link = LinkVeth::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer_link)))
@@ -118,6 +133,47 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+    }
+
+    /// Drops what is to be forwarded to `address`.
+    pub async fn add_dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
+        let kind = match kind {
+            DeadEnd::Silent => RouteType::BlackHole,
+            DeadEnd::Unreachable => RouteType::Unreachable,
+        };
+        let route = match address {
+            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(address, 32)
+                .kind(kind)
+                .build(),
+            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(address, 128)
+                .kind(kind)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("make {address} a dead end"))
+    }
+
+    /// The routing rules and the routes of this family, in the kernel's order, as text to compare.
+    pub async fn routing(&self, family: IpVersion) -> Result<Vec<String>> {
+        let rules = self.handle.rule().get(family.clone()).execute();
+        let routes = match family {
+            IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let rules = rules
+            .map_ok(|rule| format!("{rule:?}"))
+            .try_collect::<Vec<_>>()
+            .await?;
+        let routes = self.handle.route().get(routes).execute();
+        let routes = routes.map_ok(|route| format!("{:?} {:?}", route.header, route.attributes));
+        let routes = routes.try_collect::<Vec<_>>().await?;
+        Ok([rules, routes].concat())
     }
 
     fn index(&self, link: &str) -> Result<u32> {

@@ -9,15 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     namespace::Netns,
-    netlink::Netlink,
+    netlink::{DeadEnd, Netlink},
+    pod::Pod,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -82,6 +83,19 @@ impl Node {
         ]
     }
 
+    /// The index of a pod's interface on this node.
+    pub fn pod_interface(&self, pod: &Pod) -> Result<u32> {
+        let name = host_end(pod.v4);
+        self.netns
+            .run(|| if_nametoindex(name.as_str()))?
+            .with_context(|| format!("find {name} on node {}", self.name))
+    }
+
+    /// The directory of the cgroups of everything on this node: of its pods and its daemon.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        Ok(cgroup::root()?.join(&self.cgroups))
+    }
+
     /// Where the node's daemon listens for the CLI and the CNI plugin.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("ztun.sock")
@@ -112,12 +126,23 @@ impl Node {
         Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
     }
 
-    fn configuration(&self) -> PathBuf {
+    /// The file with the daemon's configuration.
+    pub fn configuration(&self) -> PathBuf {
         self.directory.join("ztun.yaml")
     }
 
     fn log_file(&self) -> PathBuf {
         self.directory.join("ztun.log")
+    }
+}
+
+/// The node's network.
+impl Node {
+    /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
+    pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
+        Netlink::open(&self.netns)?
+            .add_dead_end(address, kind)
+            .await
     }
 }
 
@@ -206,6 +231,29 @@ impl Node {
         self.http_get(daemon::METRICS, "/metrics")
     }
 
+    /// The sum of the counters called `name` that have all these labels.
+    pub fn counted(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
+        let has = |series: &str, (label, value): &(&str, &str)| {
+            let pair = format!("{label}=\"{value}\"");
+            series.split(',').any(|own| own == pair)
+        };
+        let metrics = self.metrics()?;
+        let counters = metrics.lines().filter_map(|line| {
+            let (series, value) = line
+                .strip_prefix(name)?
+                .strip_prefix('{')?
+                .split_once("} ")?;
+            let wanted = labels.iter().all(|label| has(series, label));
+            wanted.then(|| value.parse::<u64>().ok()).flatten()
+        });
+        Ok(counters.sum())
+    }
+
+    /// What the daemon says of its readiness: the HTTP status, and what is missing.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        daemon::http_get(&self.netns, daemon::READINESS, "/healthz/ready")
+    }
+
     /// Runs the CLI with the daemon's socket.
     pub async fn ztun(&self, arguments: &[&str]) -> Result<Output> {
         Command::new(daemon::binary()?)
@@ -242,6 +290,11 @@ impl Node {
         slot.take()
             .with_context(|| format!("node {} has no daemon", self.name))
     }
+}
+
+/// The name of a pod's interface on its node.
+pub(crate) fn host_end(pod: Ipv4Addr) -> String {
+    format!("veth{}", pod.octets()[3])
 }
 
 /// Addresses are usable at once: nobody else can have them.

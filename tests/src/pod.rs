@@ -16,6 +16,7 @@ use std::{
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     process::Command,
     time::timeout,
@@ -39,6 +40,8 @@ pub enum Enrolment {
     /// The mesh directory says that it is enrolled, and the CNI plugin has enrolled it.
     #[default]
     Enrolled,
+    /// The mesh directory says that it is enrolled, but nobody has enrolled it.
+    Claimed,
     /// The mesh directory knows it as not enrolled; a test may enrol it.
     Later,
     /// The mesh directory does not know it at all.
@@ -197,6 +200,18 @@ impl Pod {
     /// Connects as an application in the pod does.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         within(CONNECT_TIMEOUT, self.tcp_socket(to)?.connect(to)).await
+    }
+
+    /// Connects to where it must not get; answers how that ends, or `None` for an end without an error.
+    ///
+    /// The proxy takes a captured connection before it knows: then `connect()` succeeds, and a reset follows.
+    pub async fn failure(&self, to: SocketAddr) -> Option<io::ErrorKind> {
+        let attempt = async {
+            let mut stream = self.tcp_socket(to)?.connect(to).await?;
+            stream.read_to_end(&mut Vec::new()).await
+        };
+        let end = within(CONNECT_TIMEOUT, attempt).await;
+        end.err().map(|error| error.kind())
     }
 
     /// Listens on `port` of every address of the pod, both families.

@@ -31,7 +31,7 @@ const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 /// A certificate for a test's client.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     key: Arc<KeyPair>,
 }
 
@@ -89,6 +89,10 @@ impl Credentials {
         root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         sign(&Issuer::new(root, key), claims)
     }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
+    }
 }
 
 /// A TLS connection from `pod`, which must not be captured, to `to`, with `credentials` if any.
@@ -105,9 +109,8 @@ pub async fn tls(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Credulous(provider)));
     let mut configuration = match credentials {
-        Some(Credentials { chain, key }) => {
-            let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-            builder.with_client_auth_cert(chain.clone(), key)?
+        Some(credentials) => {
+            builder.with_client_auth_cert(credentials.chain.clone(), credentials.key())?
         }
         None => builder.with_no_client_auth(),
     };
@@ -132,15 +135,30 @@ pub async fn hbone_connect(
     credentials: &Credentials,
     authority: &str,
 ) -> Result<StatusCode> {
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(Uri::builder().authority(authority).build()?)
+        .body(())?;
+    ask(pod, to, credentials, request).await
+}
+
+/// GETs `/` from the HBONE port at `to`; answers the status.
+pub async fn get(pod: &Pod, to: SocketAddr, credentials: &Credentials) -> Result<StatusCode> {
+    let request = Request::get(format!("https://{to}/")).body(())?;
+    ask(pod, to, credentials, request).await
+}
+
+async fn ask(
+    pod: &Pod,
+    to: SocketAddr,
+    credentials: &Credentials,
+    request: Request<()>,
+) -> Result<StatusCode> {
     let stream = tls(pod, to, Some(credentials), &["h2"]).await?;
     let asked = async {
         let (client, connection) = h2::client::handshake(stream).await?;
         let connection = tokio::spawn(connection);
         let mut client = client.ready().await?;
-        let request = Request::builder()
-            .method(Method::CONNECT)
-            .uri(Uri::builder().authority(authority).build()?)
-            .body(())?;
         let (response, _body) = client.send_request(request, false)?;
         let status = response.await?.status();
         connection.abort();
@@ -148,7 +166,7 @@ pub async fn hbone_connect(
     };
     timeout(PATIENCE, asked)
         .await
-        .context("no answer to CONNECT")?
+        .context("no answer to the request")?
 }
 
 /// Waits until the peer has closed or reset `stream`; answers what it sent before.

@@ -118,8 +118,12 @@ pub fn pod_namespace(mesh: &str, pod: &str) -> String {
 
 /// Removes the network namespace called `name`.
 pub fn remove_named_namespace(name: &str) -> Result<()> {
-    let path = Path::new(NAMESPACES).join(name);
-    remove_namespace(&path).with_context(|| format!("remove {}", path.display()))
+    remove_netns(&Path::new(NAMESPACES).join(name))
+}
+
+/// Removes the network namespace at `path`.
+pub fn remove_netns(path: &Path) -> Result<()> {
+    remove_namespace(path).with_context(|| format!("remove {}", path.display()))
 }
 
 fn for_each(

@@ -86,6 +86,20 @@ impl From<Ipv6Addr> for Address {
     }
 }
 
+impl From<[u8; 16]> for Address {
+    /// From a map's key or value.
+    fn from(bytes: [u8; 16]) -> Self {
+        Self::from(Ipv6Addr::from(bytes))
+    }
+}
+
+impl From<Address> for IpAddr {
+    /// A v4-mapped address is IPv4.
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.to_bytes()).to_canonical()
+    }
+}
+
 impl From<IpAddr> for Address {
     fn from(ip: IpAddr) -> Self {
         match ip {
@@ -149,6 +163,12 @@ mod tests {
             let mapped = Address::from(ip.to_ipv6_mapped());
             prop_assert_eq!(Address::from(ip), mapped);
             prop_assert_eq!(mapped.family(), Family::V4);
+        }
+
+        #[test]
+        fn an_address_comes_back_from_a_map_as_it_went_in(ip: IpAddr) {
+            let read = Address::from(Address::from(ip).to_bytes());
+            prop_assert_eq!(IpAddr::from(read), ip.to_canonical());
         }
 
         #[test]

@@ -9,12 +9,14 @@
 mod address;
 mod capture;
 mod listener;
+mod note;
 mod steer;
 mod verdict;
 
 pub use address::{Address, Family};
 pub use capture::{Capture, Connect, Refusal, capture};
 pub use listener::{Listener, ListenerKey};
+pub use note::{Endpoint, Flow, Note, Opening, note};
 pub use steer::{Lookup, Steer, steer};
 pub use verdict::Verdict;
 
@@ -26,6 +28,10 @@ pub const HBONE_PORT: u32 = 15008;
 
 /// The most addresses that a captured pod can have.
 pub const MAX_ADDRESSES: u32 = 32;
+
+/// The most connections whose rewriting the daemon has not yet heard of: those in the queue of a
+/// listener.
+pub const MAX_REWRITTEN: u32 = 4096;
 
 /// The index of the loopback interface in every network namespace.
 pub const LOOPBACK_INTERFACE: u32 = 1;

@@ -14,6 +14,12 @@ pub enum Verdict {
     SteeredInboundHbone = 7,
     /// Steered to a listener that did not live.
     Dropped = 8,
+    /// Captured, and another program changed where it goes.
+    Rewritten = 9,
+    /// As that, but there was no room to note where it was asked to go.
+    RewriteLost = 10,
+    /// Marked at the last moment: another program sent it out of the pod.
+    EscapeCaptured = 11,
 }
 
 impl Verdict {
@@ -27,10 +33,13 @@ impl Verdict {
         Self::SteeredInboundPlaintext,
         Self::SteeredInboundHbone,
         Self::Dropped,
+        Self::Rewritten,
+        Self::RewriteLost,
+        Self::EscapeCaptured,
     ];
 
     /// How many verdicts there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 12;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -48,6 +57,9 @@ impl Verdict {
             Self::SteeredInboundPlaintext => "steered_inbound_plaintext",
             Self::SteeredInboundHbone => "steered_inbound_hbone",
             Self::Dropped => "dropped",
+            Self::Rewritten => "rewritten",
+            Self::RewriteLost => "rewrite_lost",
+            Self::EscapeCaptured => "escape_captured",
         }
     }
 }

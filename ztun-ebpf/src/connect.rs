@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0
 //! What capture4 and capture6 have in common.
 
-use core::ptr::read_volatile;
+use core::{ffi::c_void, ptr::read_volatile};
 
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_setsockopt, programs::SockAddrContext};
 use ztun_common::{
-    Address, Capture, Connect, Listener, ListenerKey, MARK, Refusal, Verdict, capture,
+    Address, Capture, Connect, Endpoint, Listener, ListenerKey, MARK, Refusal, Verdict, capture,
 };
 
 use crate::maps;
@@ -21,9 +21,10 @@ const EPERM: i32 = 0;
 pub fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     // SAFETY: the context is valid for the program's run. The reads are volatile because the
     // verifier refuses the merged ones that LLVM would make of them.
-    let (protocol, socket) = unsafe {
+    let (protocol, port, socket) = unsafe {
         (
             read_volatile(&raw const (*ctx.sock_addr).protocol),
+            read_volatile(&raw const (*ctx.sock_addr).user_port),
             (*ctx.sock_addr).__bindgen_anon_1.sk,
         )
     };
@@ -41,7 +42,10 @@ pub fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     let is_listening = |family| maps::is_listening(ListenerKey::new(Listener::Outbound, family));
     match capture(&connect, maps::is_own, is_listening) {
         Capture::Pass => ALLOW,
-        Capture::Mark if mark(ctx) => {
+        Capture::Mark if mark(ctx.as_ptr()) => {
+            // In network order, in the lower half.
+            let asked = Endpoint::new(destination, u16::from_be(port as u16));
+            maps::put_asked(socket, &asked);
             maps::count(Verdict::Captured);
             ALLOW
         }
@@ -56,13 +60,14 @@ fn refuse(refusal: Refusal) -> i32 {
     EPERM
 }
 
+/// Marks the socket of a program's context, and with it all that it sends.
 #[inline(always)]
-fn mark(ctx: &SockAddrContext) -> bool {
+pub fn mark(ctx: *mut c_void) -> bool {
     let mut mark = MARK;
     // SAFETY: the value is as long as the length says.
     let result = unsafe {
         bpf_setsockopt(
-            ctx.as_ptr(),
+            ctx,
             SOL_SOCKET,
             SO_MARK,
             (&raw mut mark).cast(),

@@ -8,6 +8,7 @@ mod capture4;
 mod capture6;
 mod connect;
 mod maps;
+mod note;
 mod steer;
 
 #[cfg(not(test))]

@@ -4,7 +4,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::{
     bindings::{
-        bpf_sk_lookup,
+        BPF_SK_LOOKUP_F_REPLACE, bpf_sk_lookup,
         sk_action::{SK_DROP, SK_PASS},
     },
     macros::sk_lookup,
@@ -26,7 +26,10 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     let Steer::To(listener, key) = ztun_common::steer(&lookup, maps::is_own) else {
         return SK_PASS;
     };
-    if LISTENERS.redirect_sk_lookup(&ctx, key, 0).is_err() {
+    // Another owner's program may have chosen the application's socket already: that choice is for
+    // the last hop.
+    let replace = BPF_SK_LOOKUP_F_REPLACE.into();
+    if LISTENERS.redirect_sk_lookup(&ctx, key, replace).is_err() {
         maps::count(Verdict::Dropped);
         return SK_DROP;
     }

@@ -9,6 +9,7 @@ use crate::{
     cargo::{self, TestBinary, Workspace},
     process::say,
     setup::Toolchain,
+    vm::Matrix,
 };
 
 /// The package whose test targets, but for `lint` and `unit`, are the groups.
@@ -23,6 +24,8 @@ pub enum Group {
     /// The harness's own.
     Harness,
     Datapath,
+    /// Beside other owners of eBPF, rules and sysctls.
+    Coexistence,
     Scenarios,
     Interop,
     Faults,
@@ -30,11 +33,12 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lint,
         Self::Unit,
         Self::Harness,
         Self::Datapath,
+        Self::Coexistence,
         Self::Scenarios,
         Self::Interop,
         Self::Faults,
@@ -47,6 +51,7 @@ impl Group {
             Self::Unit => "unit",
             Self::Harness => "harness",
             Self::Datapath => "datapath",
+            Self::Coexistence => "coexistence",
             Self::Scenarios => "scenarios",
             Self::Interop => "interop",
             Self::Faults => "faults",
@@ -59,8 +64,13 @@ impl Group {
         !matches!(self, Self::Lint | Self::Unit)
     }
 
+    /// Whether it is a test target of its own.
+    fn has_target(self) -> bool {
+        !matches!(self, Self::Lint | Self::Unit | Self::Vm)
+    }
+
     pub fn exists(self, workspace: &Workspace) -> bool {
-        !self.drives_daemon() || workspace.has_test_target(PACKAGE, self.name())
+        !self.has_target() || workspace.has_test_target(PACKAGE, self.name())
     }
 
     /// Builds its tests, and lists them.
@@ -68,6 +78,10 @@ impl Group {
         let name = self.name();
         if self == Self::Lint {
             return Ok(lint::suites());
+        }
+        if self == Self::Vm {
+            let toolchain = toolchain.context("guests need the kernel programs' toolchain")?;
+            return Ok(vec![Suite::of_matrix(Matrix::prepare(toolchain, &[])?)]);
         }
         say(format_args!("building the tests of {name}"));
         let binaries = match self {

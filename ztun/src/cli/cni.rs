@@ -12,7 +12,7 @@ use std::{
 
 use http::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::client::{self, ClientError};
 use crate::{
@@ -39,8 +39,8 @@ struct NetworkConfig {
     socket: PathBuf,
     #[serde(default)]
     when: EnrolWhenInChain,
-    /// Passed through untouched.
-    prev_result: Option<Value>,
+    /// Passed through byte by byte.
+    prev_result: Option<Box<RawValue>>,
     #[serde(default)]
     runtime_config: RuntimeConfig,
 }
@@ -177,7 +177,7 @@ fn add(environment: Environment<'_>, config: &NetworkConfig) -> Result<String, C
     };
     let _: EnrolResponse =
         client::call(&config.socket, Method::POST, "/v1/pods", &request).map_err(daemon_failure)?;
-    Ok(previous.to_string())
+    Ok(previous.get().to_owned())
 }
 
 /// Succeeds also when there is nothing (left) to release: runtimes call DEL more than once.
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn version_lists_what_is_supported_and_needs_no_configuration() {
         let output = answer(&environment(&[("CNI_COMMAND", "VERSION")]), "").unwrap();
-        let output: Value = serde_json::from_str(&output).unwrap();
+        let output: serde_json::Value = serde_json::from_str(&output).unwrap();
         assert_eq!(output["cniVersion"], "1.1.0");
         assert_eq!(output["supportedVersions"], serde_json::json!(SUPPORTED));
     }

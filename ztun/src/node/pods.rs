@@ -13,7 +13,9 @@ use super::records::{RecordError, Records};
 use crate::{
     mesh::{Mesh, PodName, workload::TunnelProtocol},
     proxy::{ProxiedPod, Proxy},
-    redirect::{CaptureState, CapturedPod, EnrolError, PinError, PodNetns, PodSandbox, Redirect},
+    redirect::{
+        CaptureState, CapturedPod, EnrolError, PinError, PodId, PodNetns, PodSandbox, Redirect,
+    },
 };
 
 /// Enrols and releases pods; one change at a time, readers never wait for one.
@@ -26,6 +28,9 @@ pub struct Pods {
     /// How long an enrolment waits for the mesh to know its pod.
     mesh_wait: Duration,
     enrolled: Mutex<BTreeMap<PodName, Enrolled>>,
+    /// Sandboxes whose pod came back in another one. They have no listeners, so they stay closed
+    /// until their own DEL, or their end.
+    former: Mutex<Vec<Enrolled>>,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -78,6 +83,7 @@ impl Pods {
             mesh,
             mesh_wait,
             enrolled: Mutex::default(),
+            former: Mutex::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -86,7 +92,7 @@ impl Pods {
     pub async fn enrol(&self, sandbox: PodSandbox) -> Result<Vec<IpAddr>, PodError> {
         let _one_at_a_time = self.change.lock().await;
         let pod = sandbox.pod.clone();
-        let known_before = self.enrolled().contains_key(&pod);
+        let before = self.enrolled().get(&pod).cloned();
         self.records
             .write(&sandbox)
             .map_err(|source| PodError::Record {
@@ -98,8 +104,11 @@ impl Pods {
             Ok(captured) => self.serve(sandbox, captured),
             Err(error) => Err(error),
         };
-        if result.is_err() && !known_before {
-            self.forget_record(&pod);
+        if result.is_err() {
+            match before {
+                Some(before) => self.keep_record(&before.sandbox),
+                None => self.forget_record(&pod),
+            }
         }
         result
     }
@@ -125,23 +134,35 @@ impl Pods {
             })
     }
 
-    /// Lets go of the pod; `false` if it isn't enrolled, or is with another sandbox than the given.
+    /// Lets go of the pod in the given sandbox, or in whichever it is; `false` if there is none.
     pub async fn release(&self, pod: &PodName, sandbox_id: Option<&str>) -> Result<bool, PodError> {
         let _one_at_a_time = self.change.lock().await;
-        let Some(entry) = self.enrolled().get(pod).cloned() else {
-            return Ok(false);
+        let is_meant = |entry: &Enrolled| {
+            entry.sandbox.pod == *pod && sandbox_id.is_none_or(|id| id == entry.sandbox.sandbox_id)
         };
-        if sandbox_id.is_some_and(|id| id != entry.sandbox.sandbox_id) {
-            return Ok(false);
+        let former: Vec<Enrolled> = self
+            .former()
+            .iter()
+            .filter(|e| is_meant(e))
+            .cloned()
+            .collect();
+        for entry in &former {
+            self.release_kernel_state(&entry.sandbox).await?;
+            let id = &entry.sandbox.sandbox_id;
+            self.former()
+                .retain(|former| !is_meant(former) || former.sandbox.sandbox_id != *id);
+            tracing::info!(%pod, sandbox = id, "former sandbox released");
         }
+        let Some(entry) = self
+            .enrolled()
+            .get(pod)
+            .filter(|entry| is_meant(entry))
+            .cloned()
+        else {
+            return Ok(!former.is_empty());
+        };
         self.proxy.remove_pod(pod);
-        let (redirect, sandbox) = (self.redirect.clone(), entry.sandbox.clone());
-        run_blocking(move || redirect.release(&sandbox))
-            .await
-            .map_err(|source| PodError::Release {
-                pod: pod.clone(),
-                source,
-            })?;
+        self.release_kernel_state(&entry.sandbox).await?;
         self.enrolled().remove(pod);
         self.forget_record(pod);
         tracing::info!(%pod, "released");
@@ -179,7 +200,8 @@ impl Pods {
 
     /// Releases pods whose network namespace is gone, for which no DEL came.
     pub async fn sweep(&self) {
-        for entry in self.list() {
+        let former = self.former().clone();
+        for entry in self.list().into_iter().chain(former) {
             if entry.netns.is_alive() {
                 continue;
             }
@@ -245,7 +267,8 @@ impl Pods {
                 pod: pod.clone(),
                 source,
             })?;
-        self.enrolled().insert(
+        let id = PodId::of(&sandbox);
+        let before = self.enrolled().insert(
             pod.clone(),
             Enrolled {
                 sandbox,
@@ -253,6 +276,9 @@ impl Pods {
                 netns: sockets,
             },
         );
+        // Under the same ID, what the former had in the kernel is replaced already.
+        self.former()
+            .extend(before.filter(|before| PodId::of(&before.sandbox) != id));
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
     }
@@ -265,6 +291,22 @@ impl Pods {
         self.forget_record(&sandbox.pod);
     }
 
+    async fn release_kernel_state(&self, sandbox: &PodSandbox) -> Result<(), PodError> {
+        let (redirect, request) = (self.redirect.clone(), sandbox.clone());
+        run_blocking(move || redirect.release(&request))
+            .await
+            .map_err(|source| PodError::Release {
+                pod: sandbox.pod.clone(),
+                source,
+            })
+    }
+
+    fn keep_record(&self, sandbox: &PodSandbox) {
+        if let Err(error) = self.records.write(sandbox) {
+            tracing::error!(pod = %sandbox.pod, %error, "the record names a sandbox that is not captured");
+        }
+    }
+
     fn forget_record(&self, pod: &PodName) {
         if let Err(error) = self.records.remove(pod) {
             tracing::error!(%pod, %error, "record stays behind; the next start will look for the pod");
@@ -274,6 +316,11 @@ impl Pods {
     fn enrolled(&self) -> MutexGuard<'_, BTreeMap<PodName, Enrolled>> {
         // Nothing panics while holding it; were it ever poisoned, the map is still whole.
         self.enrolled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn former(&self) -> MutexGuard<'_, Vec<Enrolled>> {
+        // As above.
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

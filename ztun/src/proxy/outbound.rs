@@ -47,7 +47,8 @@ struct Decided {
 pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) {
     let (source, decided) = match proxy.workload_of(pod).await {
         Ok((snapshot, workload)) => {
-            let decided = decide(proxy, &snapshot, &workload, accepted.dialled);
+            let destination = destination(pod, &snapshot, &workload, &accepted);
+            let decided = decide(proxy, &snapshot, &workload, destination);
             (Some(workload), decided)
         }
         Err(error) => (None, Decided::refuse(accepted.dialled, error)),
@@ -89,6 +90,23 @@ pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) 
         }
     };
     proxy.connections.finish(&connection, &outcome);
+}
+
+/// What the kernel shows, or what the application asked for before another program changed it, if
+/// the mesh knows that: services and policies are written for the address that was asked for.
+fn destination(
+    pod: &LocalPod,
+    snapshot: &Snapshot,
+    source: &Workload,
+    accepted: &Accepted,
+) -> SocketAddr {
+    let dialled = accepted.dialled;
+    let asked = pod.pod.sockets.asked_destination(accepted.client, dialled);
+    let knows = |asked: &SocketAddr| {
+        let route = snapshot.route(source, *asked, &mut rand::rng());
+        !matches!(route, Route::Passthrough { .. })
+    };
+    asked.filter(knows).unwrap_or(dialled)
 }
 
 fn decide(

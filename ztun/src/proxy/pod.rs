@@ -26,6 +26,12 @@ pub trait PodSockets: std::fmt::Debug + Send + Sync + 'static {
     /// A socket for the daemon's own connection out of the pod to `destination`; it isn't captured.
     fn upstream(&self, destination: SocketAddr) -> io::Result<TcpSocket>;
 
+    /// Where the application asked to go, if another owner's program (a CNI's socket load balancer)
+    /// sent its connection to `dialled` instead. Answers once for each connection.
+    fn asked_destination(&self, _client: SocketAddr, _dialled: SocketAddr) -> Option<SocketAddr> {
+        None
+    }
+
     /// A socket for the last hop to the pod's application, which will see `client` as its peer.
     /// Bound to the client's address (any port); connect it to the application's address.
     fn last_hop(&self, client: IpAddr) -> io::Result<TcpSocket>;

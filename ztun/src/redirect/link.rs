@@ -5,11 +5,13 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
+
+use super::bpf::bpf;
 
 // Commands of bpf(2).
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -125,26 +127,4 @@ fn cgroup_id(first: u64, second: u64) -> u64 {
     } else {
         first << 32 | second
     }
-}
-
-/// Calls `bpf(2)`.
-///
-/// # Safety
-/// `attributes` is what `command` reads, and what it points to is valid for the call.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: the caller's.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attributes),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Descriptors and zero fit.
-    #[allow(clippy::cast_possible_truncation)]
-    Ok(result as RawFd)
 }

@@ -1,12 +1,14 @@
 //! Captures pods: kernel programs, routes and sysctls in their network namespaces. The only home of `unsafe`.
 //!
-//! A captured pod has programs and maps of its own, attached to its cgroup (`capture4`, `capture6`)
-//! and to its network namespace (`steer`), and listeners of this daemon in its namespace. The
+//! A captured pod has programs and maps of its own, attached to its cgroup (`capture4`, `capture6`,
+//! `note`) and to its network namespace (`steer`), and listeners of this daemon in its namespace. The
 //! attachments are pinned: they outlive the daemon, whose listeners don't, and without listeners
 //! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
+mod bpf;
 mod cgroup;
 pub mod hierarchy;
+mod kernel;
 mod link;
 mod listeners;
 mod netlink;
@@ -14,6 +16,7 @@ mod netns;
 mod pins;
 mod prepare;
 mod programs;
+mod rewritten;
 mod routes;
 mod sockets;
 mod state;
@@ -37,9 +40,11 @@ use self::{
     pins::{Generation, PinDirectory},
     prepare::Prepared,
     programs::Programs,
+    rewritten::Rewritten,
 };
 pub use self::{
     cgroup::CgroupError,
+    kernel::{Feature, Finding, KernelError, KernelReport},
     netns::NetnsError,
     pins::{PinError, PodId},
     prepare::PrepareError,
@@ -134,15 +139,19 @@ impl Redirect {
         let cgroup = Cgroup::open(&sandbox.cgroup)?;
         let _changing = self.lock();
         let prepared = netns.run(prepare::prepare)??;
-        if let Err(error) = self.attach(sandbox, &netns, &cgroup, &prepared) {
-            netns.run(|| prepared.into_changes().undo())?;
-            return Err(error);
-        }
+        let rewritten = match self.attach(sandbox, &netns, &cgroup, &prepared) {
+            Ok(rewritten) => rewritten,
+            Err(error) => {
+                netns.run(|| prepared.into_changes().undo())?;
+                return Err(error);
+            }
+        };
         let addresses = prepared.addresses;
         Ok(CapturedPod {
             sockets: Arc::new(PodNetns::new(
                 netns,
                 addresses.clone(),
+                rewritten,
                 Arc::clone(&self.home),
             )),
             addresses,
@@ -227,10 +236,11 @@ impl Redirect {
         netns: &Netns,
         cgroup: &Cgroup,
         prepared: &Prepared,
-    ) -> Result<(), EnrolError> {
+    ) -> Result<Rewritten, EnrolError> {
         let programs = self
             .programs
             .load(&prepared.addresses, &prepared.listeners)?;
+        let rewritten = programs.rewritten()?;
         let pod = PodId::of(sandbox);
         let previous = self.pins.generations(&pod);
         let generation = self.pins.create(&pod)?;
@@ -244,7 +254,7 @@ impl Redirect {
                 tracing::warn!(pod = %sandbox.pod, %error, "cannot take off an earlier capture");
             }
         }
-        Ok(())
+        Ok(rewritten)
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

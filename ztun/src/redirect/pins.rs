@@ -26,7 +26,7 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 
 /// A generation's links, in the order in which they are taken off: first what sends connections
 /// to the listeners, then what lets them arrive there.
-pub const LINKS: [&str; 3] = ["capture4", "capture6", "steer"];
+pub const LINKS: [&str; 4] = ["capture4", "capture6", "note", "steer"];
 
 /// A generation's maps.
 pub const MAPS: [&str; 3] = ["LISTENERS", "ADDRESSES", "VERDICTS"];

@@ -10,7 +10,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapError, SockHash},
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup,
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
     },
 };
@@ -22,6 +22,7 @@ use super::{
     listeners,
     netns::Netns,
     pins::{Generation, LINKS, MAPS, PinError},
+    rewritten::Rewritten,
     with_causes,
 };
 use crate::proxy::pod::PodListeners;
@@ -47,7 +48,8 @@ pub enum ProgramsError {
     )]
     Load(String),
     #[error(
-        "the kernel refuses the program {program}: {reason}; it needs Linux 6.1 or newer; `ztun programs` shows the verifier's log"
+        "the kernel refuses the program {program}: {reason}; it needs {}; `ztun programs` shows the verifier's log",
+        needs(.program)
     )]
     Refused {
         program: &'static str,
@@ -59,7 +61,7 @@ pub enum ProgramsError {
         program: &'static str,
         reason: String,
     },
-    #[error("cannot fill the map {map}: {reason}")]
+    #[error("cannot use the map {map}: {reason}")]
     Map { map: &'static str, reason: String },
     #[error("the kernel programs have no {0}: build daemon and programs from the same source")]
     Absent(&'static str),
@@ -151,6 +153,16 @@ impl PodPrograms {
         Ok(())
     }
 
+    /// What the programs will note of connections that other programs rewrite.
+    pub fn rewritten(&self) -> Result<Rewritten, ProgramsError> {
+        let map = |name| self.0.map(name).ok_or(ProgramsError::Absent(name));
+        let name = "REWRITTEN";
+        Rewritten::open(map("ANY_REWRITTEN")?, map(name)?).map_err(|error| ProgramsError::Map {
+            map: name,
+            reason: error.to_string(),
+        })
+    }
+
     fn fill(
         &mut self,
         addresses: &[IpAddr],
@@ -195,6 +207,7 @@ impl PodPrograms {
         match self.program(name)? {
             Program::SkLookup(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::SockOps(program) => program.load(),
             _ => return Err(ProgramsError::Absent(name)),
         }
         .map_err(|error| refused(name, &error))
@@ -209,6 +222,7 @@ impl PodPrograms {
         let attached = match self.program(name)? {
             Program::SkLookup(program) => attach_to_netns(program, netns),
             Program::CgroupSockAddr(program) => attach_to_cgroup(program, cgroup),
+            Program::SockOps(program) => attach_sock_ops(program, cgroup),
             _ => return Err(ProgramsError::Absent(name)),
         };
         attached.map_err(|reason| ProgramsError::Attach {
@@ -226,6 +240,7 @@ impl PodPrograms {
         let program = self.program(name)?;
         let kind = match program {
             Program::SkLookup(_) => "sk_lookup",
+            Program::SockOps(_) => "sock_ops",
             _ => "cgroup_sock_addr",
         };
         let info = program.info().ok();
@@ -257,6 +272,14 @@ pub enum AttachError {
     Pin(#[from] PinError),
 }
 
+/// What the program needs of the kernel: Linux 6.1 is the oldest release that all of it was seen on.
+fn needs(program: &str) -> &'static str {
+    match program {
+        "steer" => "sk_lookup with ingress_ifindex, which Linux 6.1 or newer has",
+        _ => "Linux 6.1 or newer",
+    }
+}
+
 fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
     let (reason, log) = match error {
         ProgramError::LoadError {
@@ -281,6 +304,16 @@ fn attach_to_netns(program: &mut SkLookup, netns: &Netns) -> Result<FdLink, Stri
 fn attach_to_cgroup(program: &mut CgroupSockAddr, cgroup: &Cgroup) -> Result<FdLink, String> {
     let reason = |error: ProgramError| with_causes(&error);
     // Links always let others attach too; asking for it is refused.
+    let link = program
+        .attach(cgroup.file(), CgroupAttachMode::Single)
+        .map_err(reason)?;
+    let link = program.take_link(link).map_err(reason)?;
+    link.try_into()
+        .map_err(|error: LinkError| with_causes(&error))
+}
+
+fn attach_sock_ops(program: &mut SockOps, cgroup: &Cgroup) -> Result<FdLink, String> {
+    let reason = |error: ProgramError| with_causes(&error);
     let link = program
         .attach(cgroup.file(), CgroupAttachMode::Single)
         .map_err(reason)?;

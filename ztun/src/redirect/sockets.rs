@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
 use ztun_common::MARK;
 
-use super::netns::Netns;
+use super::{netns::Netns, rewritten::Rewritten};
 use crate::proxy::pod::PodSockets;
 
 /// A captured pod's network namespace.
@@ -19,15 +19,22 @@ use crate::proxy::pod::PodSockets;
 pub struct PodNetns {
     pod: Netns,
     addresses: Vec<IpAddr>,
+    rewritten: Rewritten,
     /// The daemon's own namespace.
     home: Arc<Netns>,
 }
 
 impl PodNetns {
-    pub(super) fn new(pod: Netns, addresses: Vec<IpAddr>, home: Arc<Netns>) -> Self {
+    pub(super) fn new(
+        pod: Netns,
+        addresses: Vec<IpAddr>,
+        rewritten: Rewritten,
+        home: Arc<Netns>,
+    ) -> Self {
         Self {
             pod,
             addresses,
+            rewritten,
             home,
         }
     }
@@ -51,6 +58,10 @@ impl PodNetns {
 }
 
 impl PodSockets for PodNetns {
+    fn asked_destination(&self, client: SocketAddr, dialled: SocketAddr) -> Option<SocketAddr> {
+        self.rewritten.take(client, dialled)
+    }
+
     fn upstream(&self, destination: SocketAddr) -> io::Result<TcpSocket> {
         let socket = self.socket(destination.ip())?;
         Ok(TcpSocket::from_std_stream(socket.into()))
