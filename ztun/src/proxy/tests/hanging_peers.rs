@@ -33,7 +33,7 @@ async fn a_peer_that_never_answers_a_connect_is_a_connect_failure() {
 
 #[tokio::test]
 async fn a_peer_without_a_proxy_is_never_reached_in_plaintext() {
-    let lab = Lab::without_server().await;
+    let lab = Lab::without_server();
     let application = lab.application();
     let mut client = lab.dial().await;
     assert_eq!(rest(&mut client).await, Err(ErrorKind::ConnectionReset));
@@ -43,7 +43,7 @@ async fn a_peer_without_a_proxy_is_never_reached_in_plaintext() {
 
 #[tokio::test]
 async fn streams_that_wait_for_one_peer_share_its_one_set_up() {
-    let lab = Lab::without_server().await;
+    let lab = Lab::without_server();
     let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
     let mut clients = Vec::new();
     for _ in 0..20 {
@@ -57,7 +57,7 @@ async fn streams_that_wait_for_one_peer_share_its_one_set_up() {
 }
 
 async fn assert_label(hang: Hang, label: &str) {
-    let lab = Lab::without_server().await;
+    let lab = Lab::without_server();
     let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
     let certificate = lab.server.certificate().await;
     let hanging = tokio::spawn(async move {

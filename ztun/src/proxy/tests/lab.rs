@@ -41,6 +41,9 @@ pub const HBONE_PORT: u16 = 25008;
 const APPLICATION_PORT: u16 = 8080;
 const SERVICE_PORT: u16 = 20080;
 
+/// After which a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
 pub struct Lab {
@@ -78,9 +81,9 @@ pub struct LoopbackSockets {
 }
 
 impl Lab {
-    /// A client's pod, a service, and the server's pod behind it, each pod on its own node.
-    pub async fn new() -> Self {
-        let lab = Self::without_server().await;
+    /// Call it in a runtime: a client's pod, a service, and the server's pod behind it, each pod on its own node.
+    pub fn new() -> Self {
+        let lab = Self::without_server();
         lab.server
             .proxy
             .add_pod(
@@ -95,7 +98,7 @@ impl Lab {
     }
 
     /// As the mesh state has it, but nobody serves the server's HBONE port.
-    pub async fn without_server() -> Self {
+    pub fn without_server() -> Self {
         let addresses = Addresses::next();
         let ca = tempfile::tempdir().unwrap();
         let mesh = Mesh::empty();
@@ -284,10 +287,9 @@ impl PodSockets for LoopbackSockets {
 /// Reads until the end and says how it ended.
 pub async fn rest(stream: &mut TcpStream) -> Result<Vec<u8>, io::ErrorKind> {
     let mut bytes = Vec::new();
-    match stream.read_to_end(&mut bytes).await {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(error.kind()),
-    }
+    let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes));
+    let ended = reading.await.expect("it neither ended nor was reset");
+    ended.map(|_| bytes).map_err(|error| error.kind())
 }
 
 /// Sends a message and waits for its echo.
@@ -310,7 +312,7 @@ pub async fn eventually(mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting)
+    tokio::time::timeout(PATIENCE, waiting)
         .await
         .expect("it did not happen");
 }

@@ -8,7 +8,7 @@ use super::lab::{Lab, eventually, rest, round_trip};
 
 #[tokio::test]
 async fn a_connection_that_policy_no_longer_allows_is_reset() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut stream = lab.dial().await;
     round_trip(&mut stream).await;
@@ -20,7 +20,7 @@ async fn a_connection_that_policy_no_longer_allows_is_reset() {
 #[tokio::test]
 async fn the_connections_of_a_pod_that_is_removed_are_reset() {
     for server_side in [false, true] {
-        let lab = Lab::new().await;
+        let lab = Lab::new();
         lab.echo();
         let mut stream = lab.dial().await;
         round_trip(&mut stream).await;
@@ -37,7 +37,7 @@ async fn the_connections_of_a_pod_that_is_removed_are_reset() {
 
 #[tokio::test]
 async fn a_drain_waits_for_open_connections() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut stream = lab.dial().await;
     round_trip(&mut stream).await;
@@ -53,7 +53,7 @@ async fn a_drain_waits_for_open_connections() {
 
 #[tokio::test]
 async fn what_is_open_at_the_end_of_a_drain_is_reset() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut stream = lab.dial().await;
     round_trip(&mut stream).await;

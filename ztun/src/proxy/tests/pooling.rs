@@ -10,7 +10,7 @@ use super::lab::{Lab, listener, round_trip};
 
 #[tokio::test]
 async fn connections_of_one_pod_to_another_share_one_tunnel_connection() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut streams = Vec::new();
     for _ in 0..20 {
@@ -24,7 +24,7 @@ async fn connections_of_one_pod_to_another_share_one_tunnel_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_streams_than_a_connection_takes_open_another() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut streams = Vec::new();
     for _ in 0..150 {
@@ -38,7 +38,7 @@ async fn more_streams_than_a_connection_takes_open_another() {
 
 #[tokio::test]
 async fn a_connect_that_dies_unanswered_with_its_connection_is_sent_again_in_a_fresh_one() {
-    let lab = Lab::without_server().await;
+    let lab = Lab::without_server();
     let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
     let certificate = lab.server.certificate().await;
     let serving = tokio::spawn(async move {

@@ -9,7 +9,7 @@ use crate::proxy::ProxyError;
 
 #[tokio::test]
 async fn a_tunnel_to_anything_but_this_pod_is_a_bad_request() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let ip = lab.addresses.server;
     for authority in [
@@ -29,7 +29,7 @@ async fn a_tunnel_to_anything_but_this_pod_is_a_bad_request() {
 
 #[tokio::test]
 async fn another_method_is_not_allowed() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let uri = format!("https://{}/", lab.addresses.application);
     let status = answer(&lab, Method::GET, &uri).await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
@@ -37,7 +37,7 @@ async fn another_method_is_not_allowed() {
 
 #[tokio::test]
 async fn what_policy_denies_is_unauthorized() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     lab.deny_server();
     let target = lab.addresses.application.to_string();
@@ -48,7 +48,7 @@ async fn what_policy_denies_is_unauthorized() {
 
 #[tokio::test]
 async fn an_application_that_is_not_there_is_unavailable() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let target = lab.addresses.application.to_string();
     let status = answer(&lab, Method::CONNECT, &target).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

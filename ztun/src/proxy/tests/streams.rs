@@ -10,7 +10,7 @@ use crate::{observe::Security, proxy::hbone::headers::connect_request};
 
 #[tokio::test]
 async fn bytes_cross_under_mutual_tls_with_both_identities_known() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let mut stream = lab.dial().await;
     round_trip(&mut stream).await;
@@ -32,7 +32,7 @@ async fn bytes_cross_under_mutual_tls_with_both_identities_known() {
 
 #[tokio::test]
 async fn the_application_sees_the_clients_address() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let _stream = lab.dial().await;
     let (_, peer) = application.accept().await.unwrap();
@@ -41,7 +41,7 @@ async fn the_application_sees_the_clients_address() {
 
 #[tokio::test]
 async fn a_client_that_finished_sending_still_receives() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let mut client = lab.dial().await;
     let (mut server, _) = application.accept().await.unwrap();
@@ -55,7 +55,7 @@ async fn a_client_that_finished_sending_still_receives() {
 
 #[tokio::test]
 async fn a_server_that_finished_sending_still_receives() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let mut client = lab.dial().await;
     let (mut server, _) = application.accept().await.unwrap();
@@ -69,7 +69,7 @@ async fn a_server_that_finished_sending_still_receives() {
 
 #[tokio::test]
 async fn a_reset_by_the_server_resets_the_client() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let mut client = lab.dial().await;
     let (server, _) = application.accept().await.unwrap();
@@ -79,7 +79,7 @@ async fn a_reset_by_the_server_resets_the_client() {
 
 #[tokio::test]
 async fn a_reset_by_the_client_resets_the_server() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let client = lab.dial().await;
     let (mut server, _) = application.accept().await.unwrap();
@@ -89,7 +89,7 @@ async fn a_reset_by_the_client_resets_the_server() {
 
 #[tokio::test]
 async fn a_reset_after_a_half_close_is_still_seen() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let mut client = lab.dial().await;
     let (mut server, _) = application.accept().await.unwrap();
@@ -99,9 +99,22 @@ async fn a_reset_after_a_half_close_is_still_seen() {
     assert_eq!(rest(&mut client).await, Err(ErrorKind::ConnectionReset));
 }
 
+#[tokio::test]
+async fn a_reset_by_a_server_that_finished_sending_is_still_seen() {
+    let lab = Lab::new();
+    let application = lab.application();
+    let mut client = lab.dial().await;
+    let (mut server, _) = application.accept().await.unwrap();
+    server.shutdown().await.unwrap();
+    assert_eq!(rest(&mut client).await.unwrap(), b"");
+    reset(server);
+    // A reset after a FIN is an error of the socket: reading goes on to say that it has ended.
+    eventually(|| client.take_error().unwrap().is_some()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_mebibytes_arrive_intact_both_ways() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     lab.echo();
     let stream = lab.dial().await;
     let sent: Vec<u8> = (0..16_u32 << 18)
@@ -121,7 +134,7 @@ async fn sixteen_mebibytes_arrive_intact_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let mut stalled = lab.dial().await;
     let (_held, _) = application.accept().await.unwrap();
@@ -145,7 +158,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tiny_frames_to_a_reader_that_stalls_do_not_end_the_connection() {
     const FRAMES: usize = 400_000;
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let application = lab.application();
     let tunnels = lab.tunnels().await;
     let open = || {
@@ -180,7 +193,7 @@ async fn tiny_frames_to_a_reader_that_stalls_do_not_end_the_connection() {
 
 #[tokio::test]
 async fn an_application_that_refuses_resets_the_client() {
-    let lab = Lab::new().await;
+    let lab = Lab::new();
     let mut client = lab.dial().await;
     assert_eq!(rest(&mut client).await, Err(ErrorKind::ConnectionReset));
     eventually(|| lab.client.proxy.connections().is_empty()).await;
