@@ -6,12 +6,9 @@ mod hanging;
 mod mesh_directory;
 mod peers;
 mod pods;
-<<<<<<< HEAD
-mod ways_out;
-=======
 mod readiness;
 mod restarts;
->>>>>>> main
+mod ways_out;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};
 

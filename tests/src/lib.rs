@@ -22,11 +22,8 @@ pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
-<<<<<<< HEAD
-pub mod io_uring;
-=======
 pub mod hanging;
->>>>>>> main
+pub mod io_uring;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;

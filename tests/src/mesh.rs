@@ -336,10 +336,6 @@ impl Mesh {
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
         let on_node = Netlink::open(&node.netns)?;
-<<<<<<< HEAD
-        let host_end = host_end(v4);
-=======
->>>>>>> main
         on_node
             .add_veth(
                 &host_end(v4),
@@ -436,11 +432,6 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
-}
-
-/// The name of a pod's link on its node.
-fn host_end(pod: Ipv4Addr) -> String {
-    format!("veth{}", pod.octets()[3])
 }
 
 /// The same for each pod with this address, so that neighbours need not notice when one follows another.
