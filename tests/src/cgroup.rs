@@ -3,7 +3,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io, iter,
+    io::{self, Write},
+    iter,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     thread,
@@ -11,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// How long killed processes may take to leave their cgroup.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +53,7 @@ impl Cgroup {
     }
 }
 
-/// What BPF_PROG_QUERY of bpf(2) takes and answers.
+/// What `BPF_PROG_QUERY` of bpf(2) takes and answers.
 #[repr(C)]
 #[derive(Default)]
 struct ProgramQuery {
@@ -110,7 +115,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         return Ok(());
     }
-    fs::write(path.join("cgroup.kill"), "1")?;
+    kill_all(path)?;
     let deadline = Instant::now() + EXIT_TIMEOUT;
     for directory in children_first(path)? {
         loop {
@@ -125,6 +130,31 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
                     result?;
                     break;
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kill_all(path: &Path) -> io::Result<()> {
+    let kill = OpenOptions::new()
+        .write(true)
+        .open(path.join("cgroup.kill"));
+    match kill {
+        Ok(mut kill) => kill.write_all(b"1"),
+        // Before Linux 5.14.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn kill_each(path: &Path) -> io::Result<()> {
+    for directory in children_first(path)? {
+        let members = fs::read_to_string(directory.join("cgroup.procs"))?;
+        for pid in members.lines().filter_map(|line| line.parse().ok()) {
+            match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -33,6 +33,7 @@ pub mod other_owner;
 pub mod pod;
 pub mod rogue;
 pub mod run;
+mod sabotage;
 pub mod scenario;
 pub mod servers;
 pub mod service;

@@ -24,6 +24,7 @@ use crate::{
     node::{Node, POD_BRIDGE, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
+    sabotage,
     service::Service,
 };
 
@@ -306,7 +307,12 @@ impl Mesh {
     async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
         self.cni_when(CniCommand::Add, when, pod).await?;
         pod.enrolled.store(true, Ordering::Relaxed);
-        Ok(())
+        sabotage::of_tests(&self.pins(self.node_of(pod)))
+    }
+
+    /// Where the node's daemon pins what is in the kernel.
+    fn pins(&self, node: &Node) -> PathBuf {
+        Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name))
     }
 
     async fn remove_from_daemon(&self, pod: &Pod) -> Result<()> {
@@ -382,7 +388,6 @@ impl Mesh {
     }
 
     fn configuration(&self, node: &Node, files: &Path, settings: &[(String, Value)]) -> Value {
-        let pins = Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name));
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
@@ -390,7 +395,7 @@ impl Mesh {
             "caDirectory": ca_directory(files),
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
-            "bpfDirectory": pins,
+            "bpfDirectory": self.pins(node),
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "adminAddress": daemon::ADMIN,

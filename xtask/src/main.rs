@@ -8,6 +8,7 @@ mod load;
 mod process;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Command {
     Load(load::Args),
     /// Run every test, or those whose path contains a filter
     Test(test::Args),
+    /// Run the tests inside virtual machines, on every kernel of the matrix
+    Vm(vm::Args),
     /// Show two nodes with mutual TLS between their pods, on real traffic (root)
     Demo(demo::Args),
     /// Run a benchmark against a release build (root)
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

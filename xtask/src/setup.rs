@@ -8,9 +8,9 @@
 //! 4. Debian's packages with a prebuilt libcore for BPF, unpacked into the cache;
 //! 5. rustup's nightly and rust-src, downloaded.
 
-mod apt;
+pub mod apt;
 mod bpf_linker;
-mod cache;
+pub mod cache;
 mod debian;
 mod packages;
 mod rustup;
@@ -50,6 +50,8 @@ pub use packages::provide as packages;
 
 /// Read by ztun/build.rs, and by us where somebody brings a toolchain of their own.
 const VARIABLE: &str = "ZTUN_EBPF_TOOLCHAIN";
+/// The part of the cache that toolchains are in.
+const CACHE: &str = "toolchain";
 
 /// What builds kernel programs.
 #[derive(Debug, PartialEq)]
@@ -93,7 +95,7 @@ impl Toolchain {
 
 /// The toolchain for kernel programs, set up if there is none.
 pub fn toolchain() -> Result<Toolchain> {
-    let cache = Cache::locate()?;
+    let cache = Cache::locate(CACHE)?;
     if let Some(toolchain) = find(&cache) {
         return Ok(toolchain);
     }
@@ -119,7 +121,7 @@ pub fn toolchain() -> Result<Toolchain> {
 
 /// The toolchain for kernel programs, if it is there.
 pub fn toolchain_if_present() -> Option<Toolchain> {
-    find(&Cache::locate().ok()?)
+    find(&Cache::locate(CACHE).ok()?)
 }
 
 fn find(cache: &Cache) -> Option<Toolchain> {

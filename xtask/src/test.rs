@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every test, in groups, with one closing line.
 
 mod group;
-mod libtest;
+pub mod libtest;
 mod lint;
+pub mod progress;
 mod suite;
-mod supervise;
-mod tally;
+pub mod supervise;
+pub mod tally;
 
 use std::{env, path::PathBuf, process::ExitCode, time::Duration};
 

@@ -80,7 +80,7 @@ fn parse_candidate(policy: &str) -> Option<&str> {
 }
 
 /// `Inst NAME (VERSION …)` is a new package, `Inst NAME [OLD] (VERSION …)` an upgrade.
-fn parse_new_packages(simulation: &str) -> Vec<String> {
+pub fn parse_new_packages(simulation: &str) -> Vec<String> {
     simulation
         .lines()
         .filter_map(|line| line.strip_prefix("Inst "))

@@ -22,9 +22,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn locate() -> Result<Self> {
+    /// The part of the cache that is called so.
+    pub fn locate(part: &str) -> Result<Self> {
         let root = root(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"))
-            .context("no place for the toolchain: set HOME or XDG_CACHE_HOME")?;
+            .context("no place for what is set up: set HOME or XDG_CACHE_HOME")?
+            .join(part);
         Ok(Self { root, _lock: None })
     }
 
@@ -106,7 +108,7 @@ fn root(xdg_cache_home: Option<OsString>, home: Option<OsString>) -> Option<Path
     xdg_cache_home
         .and_then(absolute)
         .or_else(|| home.and_then(absolute).map(|home| home.join(".cache")))
-        .map(|cache| cache.join("ztun").join("toolchain"))
+        .map(|cache| cache.join("ztun"))
 }
 
 #[cfg(test)]
@@ -120,18 +122,9 @@ mod tests {
     fn the_cache_is_where_xdg_puts_it() {
         let place =
             |xdg: Option<&str>, home: Option<&str>| root(xdg.map(Into::into), home.map(Into::into));
-        assert_eq!(
-            place(Some("/c"), Some("/h")),
-            Some("/c/ztun/toolchain".into())
-        );
-        assert_eq!(
-            place(Some("c"), Some("/h")),
-            Some("/h/.cache/ztun/toolchain".into())
-        );
-        assert_eq!(
-            place(None, Some("/h")),
-            Some("/h/.cache/ztun/toolchain".into())
-        );
+        assert_eq!(place(Some("/c"), Some("/h")), Some("/c/ztun".into()));
+        assert_eq!(place(Some("c"), Some("/h")), Some("/h/.cache/ztun".into()));
+        assert_eq!(place(None, Some("/h")), Some("/h/.cache/ztun".into()));
         assert_eq!(place(None, None), None);
     }
 

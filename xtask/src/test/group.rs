@@ -9,6 +9,7 @@ use crate::{
     cargo::{self, TestBinary, Workspace},
     process::say,
     setup::Toolchain,
+    vm::Matrix,
 };
 
 /// The package whose test targets, but for `lint` and `unit`, are the groups.
@@ -63,8 +64,13 @@ impl Group {
         !matches!(self, Self::Lint | Self::Unit)
     }
 
+    /// Whether it is a test target of its own.
+    fn has_target(self) -> bool {
+        !matches!(self, Self::Lint | Self::Unit | Self::Vm)
+    }
+
     pub fn exists(self, workspace: &Workspace) -> bool {
-        !self.drives_daemon() || workspace.has_test_target(PACKAGE, self.name())
+        !self.has_target() || workspace.has_test_target(PACKAGE, self.name())
     }
 
     /// Builds its tests, and lists them.
@@ -72,6 +78,10 @@ impl Group {
         let name = self.name();
         if self == Self::Lint {
             return Ok(lint::suites());
+        }
+        if self == Self::Vm {
+            let toolchain = toolchain.context("guests need the kernel programs' toolchain")?;
+            return Ok(vec![Suite::of_matrix(Matrix::prepare(toolchain, &[])?)]);
         }
         say(format_args!("building the tests of {name}"));
         let binaries = match self {

@@ -3,7 +3,11 @@
 //! A test that cannot run on this machine prints `SKIPPED: TEST: REASON` and returns, to libtest
 //! that is a pass. `TEST` is its path, with or without the crate's name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, process::Command};
+
+use anyhow::Result;
+
+use crate::{cargo::TestBinary, process};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -20,8 +24,18 @@ pub struct Report {
     pub output: BTreeMap<String, String>,
 }
 
+/// The tests of a binary.
+pub fn list(binary: &TestBinary) -> Result<Vec<String>> {
+    let list = process::output(
+        Command::new(&binary.executable)
+            .current_dir(&binary.package_dir)
+            .args(["--list", "--format", "terse"]),
+    )?;
+    Ok(parse_list(&list))
+}
+
 /// The names in the answer to `--list --format terse`.
-pub fn parse_list(list: &str) -> Vec<String> {
+fn parse_list(list: &str) -> Vec<String> {
     list.lines()
         .filter_map(|line| line.strip_suffix(": test"))
         .map(str::to_owned)

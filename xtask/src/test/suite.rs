@@ -1,16 +1,21 @@
 //! Tests that run together: one test binary's, or one lint.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::Result;
 
 use super::{
-    libtest::{self, Outcome},
+    libtest,
     lint::Lint,
-    supervise,
+    progress::{Progress, path},
+    supervise::{self, Limits},
     tally::{self, Tally},
 };
-use crate::{cargo::TestBinary, process, setup::Toolchain};
+use crate::{
+    cargo::TestBinary,
+    setup::Toolchain,
+    vm::{self, Matrix},
+};
 
 /// How every binary is run.
 pub struct Settings {
@@ -35,6 +40,7 @@ enum Kind {
         selection: Selection,
     },
     Lint(Lint),
+    Vm(Box<Matrix>),
 }
 
 #[derive(PartialEq)]
@@ -45,12 +51,7 @@ enum Selection {
 
 impl Suite {
     pub fn of_binary(prefix: String, binary: TestBinary) -> Result<Self> {
-        let list = process::output(
-            Command::new(&binary.executable)
-                .current_dir(&binary.package_dir)
-                .args(["--list", "--format", "terse"]),
-        )?;
-        let tests = libtest::parse_list(&list);
+        let tests = libtest::list(&binary)?;
         let kind = Kind::Binary {
             binary,
             selection: Selection::All,
@@ -67,6 +68,14 @@ impl Suite {
             prefix: "lint".to_owned(),
             tests: vec![lint.name().to_owned()],
             kind: Kind::Lint(lint),
+        }
+    }
+
+    pub fn of_matrix(matrix: Matrix) -> Self {
+        Self {
+            prefix: "vm".to_owned(),
+            tests: matrix.tests(),
+            kind: Kind::Vm(Box::new(matrix)),
         }
     }
 
@@ -113,6 +122,13 @@ impl Suite {
                 }
                 Ok(())
             }
+            Kind::Vm(matrix) => {
+                let rows = matrix.run(&self.tests)?;
+                for (path, outcome) in vm::outcomes(rows) {
+                    tally.add(path, &outcome);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -123,49 +139,14 @@ impl Suite {
         deadline: Duration,
         tally: &mut Tally,
     ) -> Result<()> {
-        let mut told = BTreeMap::new();
-        let mut skips = BTreeMap::new();
-        let run = supervise::run(command, deadline, |line| {
-            if let Some((test, reason)) = libtest::parse_skip(line, crate_name) {
-                skips.insert(test.to_owned(), reason.to_owned());
-            } else if let Some((test, outcome)) = libtest::parse_result(line) {
-                let outcome = match skips.get(test) {
-                    Some(reason) if outcome == Outcome::Passed => Outcome::Skipped(reason.clone()),
-                    _ => outcome,
-                };
-                tally::tell(&path(&self.prefix, test), &outcome);
-                told.insert(test.to_owned(), outcome);
-            }
-        })?;
-
-        let report = libtest::parse(&run.stdout, &skips);
-        let (mut failed, mut unfinished) = (false, false);
-        for test in &self.tests {
-            let path = path(&self.prefix, test);
-            let outcome = report.outcomes.get(test).unwrap_or(&Outcome::Failed);
-            // What libtest captured, such as a skip, shows after the result was told.
-            if told.get(test) != Some(outcome) {
-                tally::tell(&path, outcome);
-            }
-            failed |= *outcome == Outcome::Failed;
-            unfinished |= !report.outcomes.contains_key(test);
-            if *outcome == Outcome::Failed
-                && let Some(output) = report.output.get(test)
-            {
-                println!("---- {path}\n{}", output.trim_end());
-            }
-            tally.add(path, outcome);
-        }
-        if unfinished || (!failed && !run.end.is_success()) {
-            println!(
-                "---- {}: the test binary {}; its last lines:\n{}",
-                self.prefix,
-                run.end,
-                run.tail()
-            );
-        }
-        if !failed && !run.end.is_success() {
-            tally.add(self.prefix.clone(), &Outcome::Failed);
+        let limits = Limits {
+            total: deadline,
+            silence: deadline,
+        };
+        let mut progress = Progress::new(&self.prefix, crate_name);
+        let run = supervise::run(command, limits, |line| progress.line(line))?;
+        for (path, outcome) in progress.finish(&self.tests, &run) {
+            tally.add(path, &outcome);
         }
         Ok(())
     }
@@ -189,8 +170,4 @@ impl Settings {
         }
         command
     }
-}
-
-fn path(prefix: &str, test: &str) -> String {
-    format!("{prefix}::{test}")
 }

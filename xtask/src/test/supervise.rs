@@ -24,13 +24,24 @@ const TAIL_LINES: usize = 40;
 pub struct Run {
     pub stdout: String,
     pub end: End,
-    stderr: String,
+    pub stderr: String,
 }
 
 #[derive(Debug)]
 pub enum End {
     Exited(ExitStatus),
     DeadlinePassed(Duration),
+    Silent(Duration),
+    /// The machine that it ran on is gone.
+    Lost,
+}
+
+/// How long a binary may take.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    pub total: Duration,
+    /// Without a line.
+    pub silence: Duration,
 }
 
 enum Line {
@@ -38,11 +49,7 @@ enum Line {
     Err(String),
 }
 
-pub fn run(
-    command: &mut Command,
-    deadline: Duration,
-    mut on_line: impl FnMut(&str),
-) -> Result<Run> {
+pub fn run(command: &mut Command, limits: Limits, mut on_line: impl FnMut(&str)) -> Result<Run> {
     let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -53,13 +60,16 @@ pub fn run(
     let lines = read_lines(&mut child);
 
     let (mut stdout, mut stderr) = (String::new(), String::new());
+    let mut heard = started;
     let end = loop {
         match lines.recv_timeout(GRACE) {
             Ok(Line::Out(line)) => {
+                heard = Instant::now();
                 on_line(&line);
                 push(&mut stdout, &line);
             }
             Ok(Line::Err(line)) => {
+                heard = Instant::now();
                 on_line(&line);
                 push(&mut stderr, &line);
             }
@@ -76,11 +86,16 @@ pub fn run(
                 thread::sleep(GRACE);
             }
         }
-        if started.elapsed() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            break End::DeadlinePassed(deadline);
-        }
+        let passed = if started.elapsed() >= limits.total {
+            End::DeadlinePassed(limits.total)
+        } else if heard.elapsed() >= limits.silence {
+            End::Silent(limits.silence)
+        } else {
+            continue;
+        };
+        child.kill()?;
+        child.wait()?;
+        break passed;
     };
     Ok(Run {
         stdout,
@@ -110,6 +125,10 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "ended with {status}"),
+            Self::Silent(limit) => {
+                write!(f, "said nothing for {} s and was stopped", limit.as_secs())
+            }
+            Self::Lost => f.write_str("did not come to its end"),
             Self::DeadlinePassed(deadline) => {
                 write!(
                     f,
@@ -154,11 +173,16 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_mins(1);
+    const SHORT: Duration = Duration::from_secs(1);
+    const PATIENT: Limits = Limits {
+        total: LONG,
+        silence: LONG,
+    };
 
-    fn sh(script: &str, deadline: Duration) -> (Run, Vec<String>) {
+    fn sh(script: &str, limits: Limits) -> (Run, Vec<String>) {
         let mut lines = Vec::new();
         let mut command = Command::new("sh");
-        let run = run(command.args(["-c", script]), deadline, |line| {
+        let run = run(command.args(["-c", script]), limits, |line| {
             lines.push(line.to_owned());
         });
         (run.unwrap(), lines)
@@ -166,7 +190,7 @@ mod tests {
 
     #[test]
     fn lines_are_handed_on_and_kept() {
-        let (run, lines) = sh("echo one; echo two; echo three >&2", LONG);
+        let (run, lines) = sh("echo one; echo two; echo three >&2", PATIENT);
         assert!(lines.iter().any(|line| line == "three"), "{lines:?}");
         assert_eq!(run.stdout, "one\ntwo\n");
         assert!(run.end.is_success());
@@ -175,21 +199,36 @@ mod tests {
 
     #[test]
     fn a_death_is_not_a_success() {
-        let (run, _) = sh("kill -ABRT $$", LONG);
+        let (run, _) = sh("kill -ABRT $$", PATIENT);
         assert!(!run.end.is_success());
         assert!(run.end.to_string().contains("signal"), "{}", run.end);
     }
 
     #[test]
     fn the_deadline_stops_it_and_keeps_what_it_printed() {
-        let (run, _) = sh("echo started; exec sleep 1000", Duration::from_secs(1));
+        let limits = Limits {
+            total: SHORT,
+            silence: LONG,
+        };
+        let (run, _) = sh("echo started; exec sleep 1000", limits);
         assert!(matches!(run.end, End::DeadlinePassed(_)));
         assert_eq!(run.stdout, "started\n");
     }
 
     #[test]
+    fn silence_stops_it() {
+        let limits = Limits {
+            total: LONG,
+            silence: SHORT,
+        };
+        let (run, _) = sh("echo started; exec sleep 1000", limits);
+        assert!(matches!(run.end, End::Silent(_)));
+        assert_eq!(run.stdout, "started\n");
+    }
+
+    #[test]
     fn what_it_leaves_running_is_not_waited_for() {
-        let (run, lines) = sh("sleep 5 & echo done", LONG);
+        let (run, lines) = sh("sleep 5 & echo done", PATIENT);
         assert_eq!(lines, ["done"]);
         assert!(run.end.is_success());
     }

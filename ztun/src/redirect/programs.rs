@@ -48,7 +48,8 @@ pub enum ProgramsError {
     )]
     Load(String),
     #[error(
-        "the kernel refuses the program {program}: {reason}; it needs Linux 6.1 or newer; `ztun programs` shows the verifier's log"
+        "the kernel refuses the program {program}: {reason}; it needs {}; `ztun programs` shows the verifier's log",
+        needs(.program)
     )]
     Refused {
         program: &'static str,
@@ -269,6 +270,14 @@ pub enum AttachError {
     Programs(#[from] ProgramsError),
     #[error(transparent)]
     Pin(#[from] PinError),
+}
+
+/// What the program needs of the kernel: Linux 6.1 is the oldest release that all of it was seen on.
+fn needs(program: &str) -> &'static str {
+    match program {
+        "steer" => "sk_lookup with ingress_ifindex, which Linux 6.1 or newer has",
+        _ => "Linux 6.1 or newer",
+    }
 }
 
 fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {

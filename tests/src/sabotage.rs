@@ -1,0 +1,29 @@
+//! Proves that the tests notice a kernel program that does not do its work.
+//!
+//! `ZTUN_TEST_SABOTAGE=steer` takes that program off every pod once it is enrolled: then tests must fail.
+
+use std::{env, fs, path::Path};
+
+use anyhow::{Context, Result};
+
+const VARIABLE: &str = "ZTUN_TEST_SABOTAGE";
+
+/// Removes the program's pins below `pins`, if one is to be sabotaged: an unpinned link is gone.
+pub(crate) fn of_tests(pins: &Path) -> Result<()> {
+    let Ok(program) = env::var(VARIABLE) else {
+        return Ok(());
+    };
+    remove(pins, &program).with_context(|| format!("take off {program}, which {VARIABLE} names"))
+}
+
+fn remove(directory: &Path, name: &str) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path(), name)?;
+        } else if entry.file_name() == name {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,375 @@
+//! The matrix: which kernel runs which tests, two guests at a time.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+
+use super::{
+    archive,
+    guest::{self, BOOTS_AND_ENDS, Report, Target},
+    image::{self, Build},
+    kernels::{Kernel, MATRIX, Support, Wanted},
+    qemu::{Boot, Qemu},
+    table,
+};
+use crate::{
+    cargo::Workspace,
+    process,
+    setup::{Toolchain, cache::Cache},
+    test::{
+        libtest::{self, Outcome},
+        supervise::Limits,
+        tally,
+    },
+};
+
+/// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
+const LEFT_OUT: [&str; 7] = [
+    // They drive real servers and clients, and a guest has no programs but ours.
+    "scenarios::servers::",
+    "coexistence::netfilter::",
+    "harness::network::programs_in_a_pod_have_its_addresses_and_its_cgroup",
+    // Emulated, these take minutes: they are about volume, which the kernel's release changes little.
+    "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node",
+    "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_another_node",
+    "datapath::load::a_thousand_connections_at_once_work",
+    // Ends a process of another run: a guest runs one at a time.
+    "harness::cleanup::",
+];
+
+/// Where each guest's path begins, in `cargo xtask test`.
+const PREFIX: &str = "vm";
+const AT_A_TIME: usize = 2;
+const LIMITS: Limits = Limits {
+    total: Duration::from_mins(12),
+    // Longer than the harness lets one test take.
+    silence: Duration::from_mins(4),
+};
+
+pub struct Matrix {
+    build: Build,
+    /// Each target's tests that guests run.
+    catalogue: Vec<Target>,
+    qemu: Result<Qemu, String>,
+    guests: Vec<Guest>,
+    /// Of images and consoles.
+    directory: PathBuf,
+    pub options: Options,
+}
+
+/// A kernel of the matrix, or why it isn't there.
+pub struct Guest {
+    pub wanted: &'static Wanted,
+    pub kernel: Result<Kernel, String>,
+}
+
+#[derive(Default)]
+pub struct Options {
+    /// Leaves images and consoles, and prints each guest's command.
+    pub keep: bool,
+    /// Breaks a kernel program, to see the tests fail.
+    pub sabotage: Option<String>,
+}
+
+impl Matrix {
+    /// Builds what guests run, and fetches QEMU and the kernels called so (all if none is named). What
+    /// can't be fetched fails when it is to run.
+    pub fn prepare(toolchain: &Toolchain, kernels: &[String]) -> Result<Self> {
+        let cache = Cache::locate("vm")?.lock()?;
+        let mirror = OnceLock::new();
+        let mirror = || {
+            mirror
+                .get_or_init(|| archive::mirror().map_err(|error| format!("{error:#}")))
+                .clone()
+                .map_err(|reason| anyhow!(reason))
+        };
+        let text = |error: anyhow::Error| format!("{error:#}");
+        let qemu = Qemu::provide(&cache, mirror).map_err(text);
+        let guests = MATRIX
+            .iter()
+            .filter(|wanted| kernels.is_empty() || kernels.iter().any(|name| name == wanted.name))
+            .map(|wanted| Guest {
+                wanted,
+                kernel: wanted.fetch(&cache, mirror).map_err(text),
+            })
+            .collect();
+        let build = Build::make(toolchain)?;
+        let catalogue = build
+            .tests
+            .iter()
+            .map(|binary| {
+                let name = binary.crate_name.clone();
+                let mut tests = libtest::list(binary)?;
+                tests.retain(|test| !is_left_out(&format!("{name}::{test}")));
+                Ok(Target { name, tests })
+            })
+            .collect::<Result<_>>()?;
+        let directory = Workspace::load()?.binary("vm-guests", "")?;
+        Ok(Self {
+            build,
+            catalogue,
+            qemu,
+            guests,
+            directory,
+            options: Options::default(),
+        })
+    }
+
+    /// Every test, without the prefix of its path.
+    pub fn tests(&self) -> Vec<String> {
+        let of_guest = |guest: &Guest| {
+            let name = guest.wanted.name;
+            let tests = self.targets_of(guest.wanted).flat_map(move |target| {
+                let tests = target.tests.iter();
+                tests.map(move |test| format!("{name}::{}::{test}", target.name))
+            });
+            std::iter::once(format!("{name}::{BOOTS_AND_ENDS}")).chain(tests)
+        };
+        self.guests.iter().flat_map(of_guest).collect()
+    }
+
+    /// Runs those of its tests, and prints the table.
+    pub fn run(&self, tests: &[String]) -> Result<Vec<Row>> {
+        fs::create_dir_all(&self.directory)
+            .with_context(|| format!("cannot create {}", self.directory.display()))?;
+        let wanted: HashSet<_> = tests.iter().map(String::as_str).collect();
+        let waiting = Mutex::new(self.guests.iter().enumerate());
+        let rows = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..AT_A_TIME {
+                scope.spawn(|| {
+                    loop {
+                        let next = lock(&waiting).next();
+                        let Some((number, guest)) = next else {
+                            return;
+                        };
+                        if let Some(row) = self.run_guest(guest, &wanted) {
+                            lock(&rows).push((number, row));
+                        }
+                    }
+                });
+            }
+        });
+        let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // As versions are read: the oldest first.
+        rows.sort_by_key(|(number, _)| Reverse(*number));
+        let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+        println!("\n{}", table::of(&rows));
+        Ok(rows)
+    }
+
+    /// None where nothing of this guest is wanted.
+    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
+        let name = guest.wanted.name;
+        let targets: Vec<_> = self
+            .targets_of(guest.wanted)
+            .map(|target| {
+                let mut tests = target.tests.clone();
+                tests.retain(|test| {
+                    wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
+                });
+                Target {
+                    name: target.name.clone(),
+                    tests,
+                }
+            })
+            .filter(|target| !target.tests.is_empty())
+            .collect();
+        if targets.is_empty() && !wanted.contains(format!("{name}::{BOOTS_AND_ENDS}").as_str()) {
+            return None;
+        }
+        let prefix = format!("{PREFIX}::{name}");
+        let mut report = self.boot(guest, &prefix, &targets).unwrap_or_else(|error| {
+            println!("---- {prefix}: {error:#}");
+            not_run(&prefix, &targets)
+        });
+        forbid_skips(&mut report, &prefix, guest.wanted.may_skip);
+        let version = guest
+            .kernel
+            .as_ref()
+            .ok()
+            .map(|kernel| kernel.version.clone());
+        Some(Row {
+            name,
+            wanted: guest.wanted,
+            version,
+            report,
+        })
+    }
+
+    fn boot(&self, guest: &Guest, prefix: &str, targets: &[Target]) -> Result<Report> {
+        let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
+        let kernel = guest
+            .kernel
+            .as_ref()
+            .map_err(|reason| anyhow!("{reason}"))?;
+        let name = guest.wanted.name;
+        let initramfs = self.directory.join(format!("{name}.cpio"));
+        let console = self.directory.join(format!("{name}.console"));
+        let plan = self.plan(guest.wanted, targets);
+        self.build.write_initramfs(kernel, &plan, &initramfs)?;
+        let mut command = qemu.command(&Boot {
+            kernel: &kernel.image,
+            initramfs: &initramfs,
+            console: &console,
+            parameters: "",
+        });
+        if self.options.keep {
+            println!("{prefix}: {}", process::line(&command));
+        }
+        let report = guest::run(&mut command, &console, prefix, targets, LIMITS)?;
+        if !self.options.keep {
+            remove(&initramfs)?;
+            remove(&console)?;
+        }
+        Ok(report)
+    }
+
+    fn plan(&self, wanted: &Wanted, targets: &[Target]) -> Value {
+        let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
+        if let Some(program) = &self.options.sabotage {
+            environment["ZTUN_TEST_SABOTAGE"] = json!(program);
+        }
+        let runs: Vec<_> = targets
+            .iter()
+            .map(|target| {
+                let options = ["--exact", "--show-output", "--color", "never"];
+                let tests = target.tests.iter().map(String::as_str);
+                json!({
+                    "name": target.name,
+                    "program": image::in_guest(&target.name),
+                    "arguments": options.into_iter().chain(tests).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        json!({
+            "cgroups": wanted.cgroups.name(),
+            "reverse_path_filter": wanted.reverse_path_filter,
+            "environment": environment,
+            "runs": runs,
+        })
+    }
+
+    /// The targets that a guest with this kernel runs.
+    fn targets_of(&self, wanted: &'static Wanted) -> impl Iterator<Item = &Target> {
+        self.catalogue.iter().filter(|target| match wanted.support {
+            Support::Full => target.name != image::REFUSAL,
+            Support::Refused => target.name == image::REFUSAL,
+        })
+    }
+}
+
+/// What came of a guest.
+pub struct Row {
+    pub name: &'static str,
+    pub wanted: &'static Wanted,
+    pub version: Option<String>,
+    pub report: Report,
+}
+
+impl Row {
+    /// The targets that it was to run.
+    pub fn targets(&self) -> BTreeSet<&str> {
+        let paths = self.report.outcomes.iter().map(|(path, _)| path.as_str());
+        paths
+            .filter_map(|path| path.split("::").nth(2))
+            .filter(|target| *target != BOOTS_AND_ENDS)
+            .collect()
+    }
+}
+
+/// Each test's outcome by its path. Skips that are left are none of this machine's: the kernel lacks what
+/// they test, the table says so, and they count for nothing.
+pub fn outcomes(rows: Vec<Row>) -> impl Iterator<Item = (String, Outcome)> {
+    rows.into_iter()
+        .flat_map(|row| row.report.outcomes)
+        .filter(|(_, outcome)| !matches!(outcome, Outcome::Skipped(_)))
+}
+
+/// A guest has what it needs: a test that skips there fails, unless the kernel is known to lack what
+/// it is about.
+fn forbid_skips(report: &mut Report, prefix: &str, may_skip: &[&str]) {
+    for (path, outcome) in &mut report.outcomes {
+        let test = path
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix("::"));
+        let may = test.is_some_and(|test| may_skip.iter().any(|start| test.starts_with(start)));
+        if let Outcome::Skipped(reason) = outcome
+            && !may
+        {
+            println!("---- {path}: this kernel must not skip it: {reason}");
+            *outcome = Outcome::Failed;
+        }
+    }
+}
+
+/// The report of a guest that was not even started.
+fn not_run(prefix: &str, targets: &[Target]) -> Report {
+    let tests = targets.iter().flat_map(|target| {
+        let tests = target.tests.iter();
+        tests.map(|test| format!("{prefix}::{}::{test}", target.name))
+    });
+    let paths = std::iter::once(format!("{prefix}::{BOOTS_AND_ENDS}")).chain(tests);
+    let outcomes = paths.map(|path| {
+        tally::tell(&path, &Outcome::Failed);
+        (path, Outcome::Failed)
+    });
+    Report {
+        outcomes: outcomes.collect(),
+        times: BTreeMap::new(),
+        total: Duration::ZERO,
+    }
+}
+
+fn is_left_out(test: &str) -> bool {
+    LEFT_OUT.iter().any(|prefix| test.starts_with(prefix))
+}
+
+fn remove(file: &Path) -> Result<()> {
+    fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_kernel_is_known_to_lack_may_skip() {
+        let skipped = || Outcome::Skipped("needs tcx".to_owned());
+        let mut report = Report {
+            outcomes: vec![
+                ("vm::6.1::coexistence::programs::tcx".to_owned(), skipped()),
+                ("vm::6.1::datapath::paths::a".to_owned(), skipped()),
+                ("vm::6.1::datapath::paths::b".to_owned(), Outcome::Passed),
+            ],
+            times: BTreeMap::new(),
+            total: Duration::ZERO,
+        };
+        forbid_skips(&mut report, "vm::6.1", &["coexistence::programs::"]);
+        let outcomes: Vec<_> = report
+            .outcomes
+            .into_iter()
+            .map(|(_, outcome)| outcome)
+            .collect();
+        assert_eq!(outcomes, [skipped(), Outcome::Failed, Outcome::Passed]);
+    }
+
+    #[test]
+    fn what_guests_leave_out_is_found_by_its_path() {
+        assert!(is_left_out("scenarios::servers::nginx"));
+        assert!(!is_left_out("scenarios::mtls::strict"));
+    }
+}
