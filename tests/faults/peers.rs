@@ -135,7 +135,7 @@ fn a_peer_that_promises_http_2_and_speaks_http_1_is_refused() {
         let answer = rogue::closed(&mut stream).await?;
         let answer = String::from_utf8_lossy(&answer);
         assert!(!answer.contains(" 200 "), "{answer}");
-        is_reported(mesh, "Http2", "inbound tunnel connection refused").await?;
+        is_reported(mesh, "Http2", "refused").await?;
         still_serves(mesh).await
     });
 }

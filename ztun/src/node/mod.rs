@@ -217,14 +217,13 @@ fn proxy_settings(config: &Config) -> ProxySettings {
         tls_handshake,
         http2_handshake,
         connect_response,
-        certificate,
+        certificate: _,
         mesh_state,
         drain: _,
     } = config.timeouts;
     ProxySettings {
         timeouts: proxy::Timeouts {
             mesh_wait: mesh_state,
-            certificate_wait: certificate,
             tcp_connect,
             tls_handshake,
             http2_handshake,

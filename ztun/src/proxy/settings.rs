@@ -28,7 +28,6 @@ pub struct ProxySettings {
 pub struct Timeouts {
     /// For the mesh state, and for the pod's own workload in it.
     pub mesh_wait: Duration,
-    pub certificate_wait: Duration,
     pub tcp_connect: Duration,
     pub tls_handshake: Duration,
     pub http2_handshake: Duration,
@@ -63,7 +62,6 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             mesh_wait: Duration::from_secs(5),
-            certificate_wait: Duration::from_secs(10),
             tcp_connect: Duration::from_secs(10),
             tls_handshake: Duration::from_secs(10),
             http2_handshake: Duration::from_secs(10),
