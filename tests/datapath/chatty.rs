@@ -40,22 +40,24 @@ fn single_bytes_beside_a_slow_reader_harm_neither() {
         let _chatty = far.serve(PORT, |stream: TcpStream, _| async move {
             stream.set_nodelay(true)?;
             let (read, write) = stream.into_split();
-            let (sent, count) = tokio::join!(send_single_bytes(write), count(read));
+            let (sent, count) = tokio::join!(send_then_finish(write), count(read));
             sent?;
             assert_eq!(count?, BYTES);
             Ok(())
         })?;
 
         let slow = client.connect(far.at(Family::V4, SLOW_PORT)).await?;
+        slow.set_nodelay(true)?;
         let (mut answer, mut unread) = slow.into_split();
         let filling = tokio::spawn(async move {
+            send_single_bytes(&mut unread).await?;
             unread.write_all(&vec![0; UNREAD]).await?;
             unread.shutdown().await
         });
         let chatty = client.connect(far.at(Family::V4, PORT)).await?;
         chatty.set_nodelay(true)?;
         let (read, write) = chatty.into_split();
-        let (sent, received) = tokio::join!(send_single_bytes(write), count(read));
+        let (sent, received) = tokio::join!(send_then_finish(write), count(read));
         sent?;
         assert_eq!(received?, BYTES);
 
@@ -64,12 +66,17 @@ fn single_bytes_beside_a_slow_reader_harm_neither() {
         filling.await??;
         let mut total = String::new();
         timeout(PATIENCE, answer.read_to_string(&mut total)).await??;
-        assert_eq!(total, UNREAD.to_string());
+        assert_eq!(total, (BYTES + UNREAD).to_string());
         Ok(())
     });
 }
 
-async fn send_single_bytes(mut stream: impl AsyncWriteExt + Unpin) -> std::io::Result<()> {
+async fn send_then_finish(mut stream: impl AsyncWriteExt + Unpin) -> std::io::Result<()> {
+    send_single_bytes(&mut stream).await?;
+    stream.shutdown().await
+}
+
+async fn send_single_bytes(stream: &mut (impl AsyncWriteExt + Unpin)) -> std::io::Result<()> {
     for number in 0..BYTES {
         stream.write_all(b".").await?;
         // Lets what is buffered leave as frames of its own.
@@ -77,7 +84,7 @@ async fn send_single_bytes(mut stream: impl AsyncWriteExt + Unpin) -> std::io::R
             sleep(Duration::from_millis(1)).await;
         }
     }
-    stream.shutdown().await
+    Ok(())
 }
 
 async fn count(mut stream: impl AsyncReadExt + Unpin) -> Result<usize, std::io::Error> {

@@ -35,7 +35,7 @@ fn with_outsiders() -> MeshBuilder {
         .pod(outside("outside/far", "b"))
 }
 
-fn on_every_pair(test: impl AsyncFn(&Pod, &Pod) -> Result<()>) {
+fn on_every_pair(mut test: impl AsyncFnMut(&Pod, &Pod) -> Result<()>) {
     scenario(with_outsiders(), async |mesh| {
         for (client, server) in PAIRS {
             test(mesh.pod(client), mesh.pod(server)).await?;
@@ -82,7 +82,7 @@ fn a_plaintext_client_that_has_finished_sending_still_receives() {
 #[test]
 fn a_plaintext_server_that_has_finished_sending_still_receives() {
     on_every_pair(async |client, server| {
-        let (told, mut seen) = mpsc::unbounded_channel();
+        let (told, mut seen) = mpsc::channel(1);
         let _app = server.serve(PORT, move |mut stream: TcpStream, _| {
             let told = told.clone();
             async move {
@@ -90,7 +90,7 @@ fn a_plaintext_server_that_has_finished_sending_still_receives() {
                 let mut received = String::new();
                 stream.read_to_string(&mut received).await?;
                 // The test that waits for this has failed if nobody listens.
-                let _ = told.send(received);
+                let _ = told.send(received).await;
                 Ok(())
             }
         })?;
@@ -191,8 +191,8 @@ async fn dead_end(mesh: &Mesh, kind: DeadEnd, reason: &str) -> Result<()> {
 }
 
 /// A server that sends `!`, reports how the client ended, and sends `?` after an orderly end.
-fn records(server: &Pod) -> Result<(app::App, mpsc::UnboundedReceiver<Seen>)> {
-    let (told, seen) = mpsc::unbounded_channel();
+fn records(server: &Pod) -> Result<(app::App, mpsc::Receiver<Seen>)> {
+    let (told, seen) = mpsc::channel(1);
     let app = server.serve(PORT, move |mut stream: TcpStream, _| {
         let told = told.clone();
         async move {
@@ -200,7 +200,9 @@ fn records(server: &Pod) -> Result<(app::App, mpsc::UnboundedReceiver<Seen>)> {
             let mut received = Vec::new();
             let end = stream.read_to_end(&mut received).await;
             // The test that waits for this has failed if nobody listens.
-            let _ = told.send(end.map(|_| received).map_err(|error| error.kind()));
+            let _ = told
+                .send(end.map(|_| received).map_err(|error| error.kind()))
+                .await;
             stream.write_all(b"?").await?;
             stream.shutdown().await
         }

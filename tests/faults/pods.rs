@@ -1,7 +1,9 @@
 //! Pods that come twice, go without a word, or never were.
 
+use serde_json::json;
 use ztun_tests::{
-    Enrolment, Family, Mesh, MeshBuilder, PodSpec, cni::CniCommand, run, scenario, wait,
+    Enrolment, Family, Mesh, MeshBuilder, PodSpec, cni::CniCommand, namespace::Netns, run,
+    scenario, wait,
 };
 
 use crate::{PORT, reaches, shop_and_outsider};
@@ -15,6 +17,12 @@ fn a_pod_whose_namespace_is_deleted_does_not_hold_up_the_others() {
         let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
         let _echo = server.echo(PORT)?;
         assert!(reaches(client, server, Family::V4).await);
+        wait::until("the log tells of it", async || {
+            let log = mesh.node("a").log();
+            log.lines()
+                .any(|line| line.contains("shop/doomed") && line.contains("network namespace"))
+        })
+        .await?;
         // The runtime tells of it late, and the daemon must not mind.
         mesh.cni(CniCommand::Del, mesh.pod("shop/doomed")).await?;
         assert!(reaches(client, server, Family::V4).await);
@@ -32,9 +40,29 @@ fn enrolling_a_pod_without_a_namespace_fails_and_leaves_nothing() {
         let name = run::pod_namespace(mesh.name(), "shop-gone");
         run::remove_named_namespace(&name)?;
         let refused = mesh.cni(CniCommand::Add, mesh.pod("shop/gone")).await;
-        assert!(refused.is_err());
+        let error = format!("{:#}", refused.expect_err("it was enrolled"));
+        assert!(error.contains(&name), "{error}");
         let status = mesh.node("a").status().await?;
         assert!(!status["pods"].to_string().contains("gone"), "{status}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_without_an_address_is_not_enrolled_and_the_error_says_why() {
+    scenario(one_outside(), async |mesh| {
+        let netns = Netns::create(&run::pod_namespace(mesh.name(), "bare"))?;
+        let (netns, pod) = (netns.path().display().to_string(), mesh.pod("shop/pod"));
+        let cgroup = pod.cgroup.path().display().to_string();
+        let node = mesh.node("a");
+        let enrol = [
+            "enrol", "--netns", &netns, "--cgroup", &cgroup, "--pod", "shop/pod",
+        ];
+        let output = node.ztun(&enrol).await?;
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr)?;
+        assert!(error.contains("no address but loopback's"), "{error}");
+        assert_eq!(node.status().await?["pods"], json!([]));
         Ok(())
     });
 }

@@ -1,6 +1,6 @@
 //! Pods that come back under the same name, and addresses that change hands.
 
-use std::{fs, path::Path};
+use std::{fs, net::SocketAddr, path::Path, slice};
 
 use anyhow::Result;
 use serde_json::json;
@@ -42,10 +42,10 @@ fn comes_back(uid: Uid) {
         })
         .await?;
         assert_eq!(
-            echo.peers().last().map(|peer| peer.ip()),
+            echo.peers().last().map(SocketAddr::ip),
             Some(mesh.pod("shop/client").v4.into())
         );
-        assert_eq!(pinned(mesh, "b")?, [server.uid.clone()]);
+        assert_eq!(pinned(mesh, "b")?, slice::from_ref(&server.uid));
         Ok(())
     });
 }
@@ -60,7 +60,7 @@ fn a_former_sandbox_that_is_never_deleted_is_forgotten_when_its_namespace_is_gon
         run::remove_netns(former.netns.path())?;
         drop(former);
         wait::until("nothing is pinned for it", async || {
-            pinned(mesh, "b").is_ok_and(|pods| pods == [server.uid.clone()])
+            pinned(mesh, "b").is_ok_and(|pods| pods == slice::from_ref(&server.uid))
         })
         .await
     });
@@ -122,7 +122,7 @@ async fn address_passes_on(
         .await?;
     }
     assert_eq!(
-        echo.peers().last().map(|peer| peer.ip()),
+        echo.peers().last().map(SocketAddr::ip),
         Some(client.v6.into())
     );
     let mut stream = client.connect(heir.at(Family::V4, PORT)).await?;

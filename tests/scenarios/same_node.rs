@@ -1,5 +1,7 @@
 //! Pods of one node: direct by default, through a tunnel where the configuration asks for it.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use ztun_tests::{Family, Mesh, MeshBuilder, MtlsMode, PodSpec, ServiceSpec, app, scenario};
@@ -53,7 +55,7 @@ async fn all_are(mesh: &Mesh, security: &str) -> Result<()> {
         ] {
             let mut stream = client.connect(to).await?;
             assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
-            let seen = echo.peers().last().map(|peer| peer.ip());
+            let seen = echo.peers().last().map(SocketAddr::ip);
             assert_eq!(seen, Some(client.at(family, 0).ip().to_canonical()));
             open.push(stream);
         }

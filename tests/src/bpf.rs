@@ -113,7 +113,7 @@ struct LinkCreate {
 struct Query {
     target: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     ids: u64,
     count: u32,
@@ -196,7 +196,7 @@ pub fn attached(hook: Hook, target: Target<'_>) -> Result<Vec<u32>> {
         let mut attributes = Query {
             target,
             attach_type: hook.attach_type(),
-            query_flags: 0,
+            flags: 0,
             attach_flags: 0,
             ids: ids.as_mut_ptr() as u64,
             count: u32::try_from(MOST_PROGRAMS).unwrap_or_default(),

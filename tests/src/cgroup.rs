@@ -53,7 +53,7 @@ impl Cgroup {
     }
 }
 
-/// What BPF_PROG_QUERY of bpf(2) takes and answers.
+/// What `BPF_PROG_QUERY` of bpf(2) takes and answers.
 #[repr(C)]
 #[derive(Default)]
 struct ProgramQuery {

@@ -62,7 +62,7 @@ struct Submission {
     rest: [u64; 5],
 }
 
-struct Mapping(*mut u8);
+struct Mapping(*mut libc::c_void);
 
 /// Says why this machine can't run what needs `io_uring`.
 pub fn is_available() -> Result<(), String> {
@@ -152,21 +152,21 @@ impl Mapping {
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self(address.cast()))
+        Ok(Self(address))
     }
 
     /// # Safety
     /// `offset` lies within the mapping.
     unsafe fn word(&self, offset: u32) -> *mut u32 {
         // SAFETY: the caller's; the kernel aligns the fields of its rings.
-        unsafe { self.0.add(offset as usize) }.cast()
+        unsafe { self.0.byte_add(offset as usize) }.cast()
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it is this value's own mapping, of that length.
-        let unmapped = unsafe { libc::munmap(self.0.cast(), RING_LENGTH) };
+        let unmapped = unsafe { libc::munmap(self.0, RING_LENGTH) };
         debug_assert_eq!(unmapped, 0);
     }
 }

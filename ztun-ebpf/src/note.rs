@@ -24,7 +24,7 @@ const AF_INET: u32 = 2;
 /// cgroup above the pod's) sent it elsewhere, and captures what such a program sends out of the pod
 /// although the application asked for the pod itself.
 ///
-/// Minimum kernel: 5.8 (socket storage in cgroup programs), 6.1 with `steer`.
+/// Minimum kernel: 5.3 (socket storage for `capture` and here), 6.1 with `steer`.
 #[sock_ops]
 pub fn note(ctx: SockOpsContext) -> u32 {
     match ctx.op() {

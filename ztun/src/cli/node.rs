@@ -7,11 +7,12 @@ use clap::Args;
 use crate::{
     config::{Config, ConfigFlags, ConfigSources, LogFormat},
     node,
+    redirect::KernelReport,
 };
 
 #[derive(Debug, Args)]
 pub struct NodeArgs {
-    /// Validate the configuration, print what would be used, and end
+    /// Validate the configuration, try what capture needs of this kernel, print both, and end
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -22,6 +23,12 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(ConfigSources::of_process(args.flags))?;
     if args.check {
         print!("{}", serde_norway::to_string(&config)?);
+        let kernel = KernelReport::of_this_kernel();
+        // As comments: all of it is a configuration file still.
+        for line in kernel.to_string().lines() {
+            println!("# {line}");
+        }
+        kernel.require()?;
         return Ok(ExitCode::SUCCESS);
     }
     start_logging(&config)?;

@@ -33,7 +33,7 @@ use crate::{
     mesh::Mesh,
     observe::Metrics,
     proxy::{self, Proxy, ProxySettings},
-    redirect::Redirect,
+    redirect::{Finding, KernelError, KernelReport, Redirect},
     source::file::FileSource,
 };
 
@@ -62,6 +62,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+    check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
@@ -154,6 +155,26 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     }
     api.abort();
     tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+/// Refuses a kernel that capture can't work on, before anything is changed.
+fn check_kernel() -> Result<(), KernelError> {
+    let kernel = KernelReport::of_features();
+    for (feature, finding) in kernel.findings() {
+        let (description, since) = (feature.description(), feature.since());
+        match finding {
+            Finding::Found => tracing::debug!(since, "kernel feature found: {description}"),
+            Finding::Missing(reason) | Finding::Unknown(reason) => {
+                tracing::warn!(since, %reason, "kernel feature not found: {description}");
+            }
+        }
+    }
+    kernel.require()?;
+    tracing::info!(
+        kernel = kernel.release(),
+        "the kernel has what capture needs"
+    );
     Ok(())
 }
 

@@ -1,21 +1,21 @@
-//! Calls of bpf(2) that the loader has not: pinned links, what they are attached to and taking them
-//! off at once; taking an element out of a map.
+//! Pinned links: what they are attached to, and taking them off at once.
 #![allow(unsafe_code)]
 
 use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
+use super::bpf::bpf;
+
 // Commands of bpf(2).
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
 // `enum bpf_link_type`.
@@ -76,36 +76,6 @@ struct LinkDetach {
     fd: u32,
 }
 
-/// The part of `union bpf_attr` that the commands on a map's elements read.
-#[repr(C)]
-struct Element {
-    map: u32,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// Reads an element of a hash map and deletes it, as one step; fails where there is none.
-///
-/// `KEY` and `VALUE` are the sizes of the map's.
-pub fn lookup_and_delete<const KEY: usize, const VALUE: usize>(
-    map: &OwnedFd,
-    key: &[u8; KEY],
-    value: &mut [u8; VALUE],
-) -> io::Result<()> {
-    let mut attributes = Element {
-        map: map.as_raw_fd().cast_unsigned(),
-        padding: 0,
-        key: key.as_ptr() as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the key is read and the value written in the map's sizes, which are theirs.
-    unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attributes) }?;
-    Ok(())
-}
-
 impl PinnedLink {
     pub fn open(path: &Path) -> io::Result<Self> {
         let path = CString::new(path.as_os_str().as_bytes())?;
@@ -157,26 +127,4 @@ fn cgroup_id(first: u64, second: u64) -> u64 {
     } else {
         first << 32 | second
     }
-}
-
-/// Calls `bpf(2)`.
-///
-/// # Safety
-/// `attributes` is what `command` reads, and what it points to is valid for the call.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: the caller's.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attributes),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Descriptors and zero fit.
-    #[allow(clippy::cast_possible_truncation)]
-    Ok(result as RawFd)
 }

@@ -5,8 +5,10 @@
 //! attachments are pinned: they outlive the daemon, whose listeners don't, and without listeners
 //! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
+mod bpf;
 mod cgroup;
 pub mod hierarchy;
+mod kernel;
 mod link;
 mod listeners;
 mod netlink;
@@ -42,6 +44,7 @@ use self::{
 };
 pub use self::{
     cgroup::CgroupError,
+    kernel::{Feature, Finding, KernelError, KernelReport},
     netns::NetnsError,
     pins::{PinError, PodId},
     prepare::PrepareError,

@@ -12,7 +12,7 @@ use std::{
 use aya::maps::{Map, MapData};
 use ztun_common::{Address, Endpoint, Flow};
 
-use super::link::lookup_and_delete;
+use super::bpf::lookup_and_delete;
 
 /// A pod's map of rewritten connections, which `note` fills.
 #[derive(Debug)]
