@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub use packages::provide as packages;
+pub use packages::{install as install_packages, provide as packages};
 
 /// Read by ztun/build.rs, and by us where somebody brings a toolchain of their own.
 const VARIABLE: &str = "ZTUN_EBPF_TOOLCHAIN";

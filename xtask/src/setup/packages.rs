@@ -82,14 +82,15 @@ fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
         .collect()
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+/// Installs packages with apt.
+pub fn install(packages: &[&str]) -> Result<()> {
     process::run(
         Command::new("apt-get")
             .args(["install", "--yes", "--quiet", "--no-install-recommends"])
             .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
-    .context("apt cannot install the servers that tests drive")
+    .with_context(|| format!("apt cannot install {}", packages.join(" ")))
 }
 
 /// Asked by Debian's packages before they start a service.

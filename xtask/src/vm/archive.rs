@@ -90,6 +90,11 @@ impl Archive {
             into.display()
         ));
         let debs = into.join("debs");
+        // What another suite's failed download left must not be unpacked.
+        if debs.exists() {
+            fs::remove_dir_all(&debs)
+                .with_context(|| format!("cannot remove {}", debs.display()))?;
+        }
         fs::create_dir_all(&debs).with_context(|| format!("cannot create {}", debs.display()))?;
         process::run(
             self.apt("apt-get")

@@ -24,6 +24,7 @@ pub struct Wanted {
     /// What it is called in the tests' paths.
     pub name: &'static str,
     pub support: Support,
+    pub scope: Scope,
     pub cgroups: Cgroups,
     /// `rp_filter`: 0 off, 1 strict, 2 loose.
     pub reverse_path_filter: u8,
@@ -33,6 +34,14 @@ pub struct Wanted {
     release: Release,
     /// Suites of Debian that have or had it, the first choice first.
     suites: &'static [&'static str],
+}
+
+/// Which tests a kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scope {
+    Everything,
+    /// What the kernel has a part in.
+    Kernel,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,29 +56,22 @@ enum Release {
     NewestSince(u32),
 }
 
-/// Slowest first.
+/// As versions are read: the oldest first.
 pub const MATRIX: [Wanted; 4] = [
     Wanted {
-        name: "newest",
-        support: Support::Full,
+        name: "5.10",
+        support: Support::Refused,
+        scope: Scope::Kernel,
         cgroups: Cgroups::Unified,
-        reverse_path_filter: 2,
+        reverse_path_filter: 0,
         may_skip: &[],
-        release: Release::NewestSince(7),
-        suites: &["trixie-backports", "sid"],
-    },
-    Wanted {
-        name: "6.12",
-        support: Support::Full,
-        cgroups: Cgroups::Hybrid,
-        reverse_path_filter: 1,
-        may_skip: &[],
-        release: Release::Series(6, 12),
-        suites: &["trixie", "bookworm-backports"],
+        release: Release::Series(5, 10),
+        suites: &["bullseye"],
     },
     Wanted {
         name: "6.1",
         support: Support::Full,
+        scope: Scope::Everything,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 0,
         may_skip: &["coexistence::programs::tc_programs_on_the_host_side"],
@@ -77,13 +79,24 @@ pub const MATRIX: [Wanted; 4] = [
         suites: &["bookworm"],
     },
     Wanted {
-        name: "5.10",
-        support: Support::Refused,
-        cgroups: Cgroups::Unified,
-        reverse_path_filter: 0,
+        name: "6.12",
+        support: Support::Full,
+        scope: Scope::Kernel,
+        cgroups: Cgroups::Hybrid,
+        reverse_path_filter: 1,
         may_skip: &[],
-        release: Release::Series(5, 10),
-        suites: &["bullseye"],
+        release: Release::Series(6, 12),
+        suites: &["trixie", "bookworm-backports"],
+    },
+    Wanted {
+        name: "newest",
+        support: Support::Full,
+        scope: Scope::Kernel,
+        cgroups: Cgroups::Unified,
+        reverse_path_filter: 2,
+        may_skip: &[],
+        release: Release::NewestSince(7),
+        suites: &["trixie-backports", "sid"],
     },
 ];
 

@@ -1,7 +1,6 @@
 //! The matrix: which kernel runs which tests, two guests at a time.
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
@@ -17,7 +16,7 @@ use super::{
     archive,
     guest::{self, BOOTS_AND_ENDS, Report, Target},
     image::{self, Build},
-    kernels::{Kernel, MATRIX, Support, Wanted},
+    kernels::{Kernel, MATRIX, Scope, Support, Wanted},
     qemu::{Boot, Qemu},
     table,
 };
@@ -44,6 +43,15 @@ const LEFT_OUT: [&str; 7] = [
     "datapath::load::a_thousand_connections_at_once_work",
     // Ends a process of another run: a guest runs one at a time.
     "harness::cleanup::",
+];
+
+/// What a kernel has no part in: one kernel, the oldest, runs it for all.
+const USER_SPACE: [&str; 5] = [
+    "faults::configuration::",
+    "faults::hanging::",
+    "faults::mesh_directory::",
+    "faults::peers::",
+    "faults::readiness::",
 ];
 
 /// Where each guest's path begins, in `cargo xtask test`.
@@ -128,10 +136,13 @@ impl Matrix {
     pub fn tests(&self) -> Vec<String> {
         let of_guest = |guest: &Guest| {
             let name = guest.wanted.name;
-            let tests = self.targets_of(guest.wanted).flat_map(move |target| {
-                let tests = target.tests.iter();
-                tests.map(move |test| format!("{name}::{}::{test}", target.name))
-            });
+            let tests = self
+                .targets_of(guest.wanted)
+                .into_iter()
+                .flat_map(move |target| {
+                    let tests = target.tests.into_iter();
+                    tests.map(move |test| format!("{name}::{}::{test}", target.name))
+                });
             std::iter::once(format!("{name}::{BOOTS_AND_ENDS}")).chain(tests)
         };
         self.guests.iter().flat_map(of_guest).collect()
@@ -142,7 +153,10 @@ impl Matrix {
         fs::create_dir_all(&self.directory)
             .with_context(|| format!("cannot create {}", self.directory.display()))?;
         let wanted: HashSet<_> = tests.iter().map(String::as_str).collect();
-        let waiting = Mutex::new(self.guests.iter().enumerate());
+        let mut guests: Vec<_> = self.guests.iter().enumerate().collect();
+        // The longest first, so that none is left alone in the end.
+        guests.sort_by_key(|(_, guest)| guest.wanted.scope != Scope::Everything);
+        let waiting = Mutex::new(guests.into_iter());
         let rows = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
@@ -160,8 +174,7 @@ impl Matrix {
             }
         });
         let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // As versions are read: the oldest first.
-        rows.sort_by_key(|(number, _)| Reverse(*number));
+        rows.sort_by_key(|(number, _)| *number);
         let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
         println!("\n{}", table::of(&rows));
         Ok(rows)
@@ -170,20 +183,13 @@ impl Matrix {
     /// None where nothing of this guest is wanted.
     fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
         let name = guest.wanted.name;
-        let targets: Vec<_> = self
-            .targets_of(guest.wanted)
-            .map(|target| {
-                let mut tests = target.tests.clone();
-                tests.retain(|test| {
-                    wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
-                });
-                Target {
-                    name: target.name.clone(),
-                    tests,
-                }
-            })
-            .filter(|target| !target.tests.is_empty())
-            .collect();
+        let mut targets = self.targets_of(guest.wanted);
+        for target in &mut targets {
+            target.tests.retain(|test| {
+                wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
+            });
+        }
+        targets.retain(|target| !target.tests.is_empty());
         if targets.is_empty() && !wanted.contains(format!("{name}::{BOOTS_AND_ENDS}").as_str()) {
             return None;
         }
@@ -259,12 +265,21 @@ impl Matrix {
         })
     }
 
-    /// The targets that a guest with this kernel runs.
-    fn targets_of(&self, wanted: &'static Wanted) -> impl Iterator<Item = &Target> {
-        self.catalogue.iter().filter(|target| match wanted.support {
-            Support::Full => target.name != image::REFUSAL,
-            Support::Refused => target.name == image::REFUSAL,
-        })
+    /// What a guest with this kernel runs.
+    fn targets_of(&self, wanted: &Wanted) -> Vec<Target> {
+        let targets = self.catalogue.iter().map(|target| {
+            let mut tests = target.tests.clone();
+            let is_refusal = target.name == image::REFUSAL;
+            tests.retain(|test| {
+                is_refusal == (wanted.support == Support::Refused)
+                    && is_in_scope(wanted.scope, &format!("{}::{test}", target.name))
+            });
+            Target {
+                name: target.name.clone(),
+                tests,
+            }
+        });
+        targets.filter(|target| !target.tests.is_empty()).collect()
     }
 }
 
@@ -334,6 +349,10 @@ fn is_left_out(test: &str) -> bool {
     LEFT_OUT.iter().any(|prefix| test.starts_with(prefix))
 }
 
+fn is_in_scope(scope: Scope, test: &str) -> bool {
+    scope == Scope::Everything || !USER_SPACE.iter().any(|prefix| test.starts_with(prefix))
+}
+
 fn remove(file: &Path) -> Result<()> {
     fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
 }
@@ -371,5 +390,17 @@ mod tests {
     fn what_guests_leave_out_is_found_by_its_path() {
         assert!(is_left_out("scenarios::servers::nginx"));
         assert!(!is_left_out("scenarios::mtls::strict"));
+    }
+
+    #[test]
+    fn what_is_about_user_space_runs_once() {
+        let configuration = "faults::configuration::a_check";
+        assert!(is_in_scope(Scope::Everything, configuration));
+        assert!(!is_in_scope(Scope::Kernel, configuration));
+        assert!(is_in_scope(Scope::Kernel, "faults::daemon::dies"));
+        let thorough = MATRIX
+            .iter()
+            .filter(|wanted| wanted.scope == Scope::Everything);
+        assert_eq!(thorough.count(), 1);
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::archive::{self, Archive};
 use crate::{
     process::{self, say},
-    setup::cache::Cache,
+    setup::{self, apt, cache::Cache},
 };
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -45,26 +45,17 @@ pub struct Boot<'a> {
 impl Qemu {
     /// The installed one if it is new enough, else Debian's, unpacked into the cache.
     pub fn provide(cache: &Cache, mirror: impl FnOnce() -> Result<String>) -> Result<Self> {
-        if let Some(program) = process::find(PROGRAM) {
-            let qemu = Self {
-                program,
-                root: None,
-            };
-            if qemu.is_new_enough() {
-                return Ok(qemu);
-            }
+        if let Some(qemu) = Self::installed() {
+            return Ok(qemu);
         }
         let entry = cache.entry("qemu");
         let unpacked = Self::unpacked(entry.dir());
         if entry.is_complete(RECIPE) && unpacked.is_new_enough() {
             return Ok(unpacked);
         }
-        let codename = debian_codename().with_context(|| {
-            format!(
-                "QEMU {}.{} or newer is not installed: install {PROGRAM}",
-                OLDEST.0, OLDEST.1
-            )
-        })?;
+        let Some(codename) = debian_codename() else {
+            return Self::install();
+        };
         say(format_args!(
             "QEMU {}.{} or newer is not installed: unpacking Debian's into the cache",
             OLDEST.0, OLDEST.1
@@ -113,6 +104,27 @@ impl Qemu {
                 boot.parameters
             ));
         command
+    }
+
+    fn installed() -> Option<Self> {
+        let program = process::find(PROGRAM)?;
+        let qemu = Self {
+            program,
+            root: None,
+        };
+        qemu.is_new_enough().then_some(qemu)
+    }
+
+    /// Where the distribution is not Debian, and its packages can't be guessed to run from a folder.
+    fn install() -> Result<Self> {
+        let (major, minor) = OLDEST;
+        if apt::is_there() && process::is_root() {
+            say(format_args!("installing {PACKAGE}, which runs the guests"));
+            setup::install_packages(&[PACKAGE])?;
+        }
+        Self::installed().with_context(|| {
+            format!("there is no QEMU {major}.{minor} or newer: install {PROGRAM}")
+        })
     }
 
     fn unpacked(root: &Path) -> Self {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::{
     kmod::{ModuleInitFlags, finit_module},
     mount::{MsFlags, mount},
+    unistd::sethostname,
 };
 use rtnetlink::LinkUnspec;
 
@@ -35,6 +36,7 @@ pub fn prepare(plan: &Plan) -> Result<()> {
         mount_at("tmpfs", path, None)?;
     }
     mount_at("bpf", "/sys/fs/bpf", None)?;
+    sethostname("guest").context("name the machine")?;
     mount_cgroups(plan.cgroups)?;
     load_modules()?;
     filter_reverse_paths(plan.reverse_path_filter)?;
