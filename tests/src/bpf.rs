@@ -118,6 +118,8 @@ struct Query {
     ids: u64,
     count: u32,
     padding: u32,
+    /// From Linux 6.6 on the kernel writes here, however short the caller says that this is.
+    since_6_6: [u64; 4],
 }
 
 impl Hook {
@@ -201,6 +203,7 @@ pub fn attached(hook: Hook, target: Target<'_>) -> Result<Vec<u32>> {
             ids: ids.as_mut_ptr() as u64,
             count: u32::try_from(MOST_PROGRAMS).unwrap_or_default(),
             padding: 0,
+            since_6_6: [0; 4],
         };
         // SAFETY: the kernel writes at most `count` IDs to memory for that many.
         unsafe { bpf(PROG_QUERY, &mut attributes) }.map(|_| attributes.count)
