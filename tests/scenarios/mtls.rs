@@ -33,9 +33,13 @@ fn a_namespace_under_strict_refuses_plaintext() {
         assert_eq!(echo.peers(), [], "the server heard of refused clients");
         let denied = [("reporter", "destination"), ("response_flags", "DENY")];
         let node = mesh.node("b");
-        let counted = node.counted("istio_tcp_connections_failed_total", &denied)?;
-        assert_eq!(counted, 3, "{}", node.metrics()?);
-        assert!(node.log().contains("STRICT"), "the log does not say why");
+        // A client is reset before that is counted.
+        wait::until("all three are counted", async || {
+            let counted = node.counted("istio_tcp_connections_failed_total", &denied);
+            counted.is_ok_and(|counted| counted == 3)
+        })
+        .await?;
+        wait::until("the log says why", async || node.log().contains("STRICT")).await?;
         for family in Family::ALL {
             exchange(mesh, "shop/client", family).await?;
         }
