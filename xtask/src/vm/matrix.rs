@@ -58,7 +58,7 @@ const USER_SPACE: [&str; 5] = [
 const PREFIX: &str = "vm";
 const AT_A_TIME: usize = 2;
 const LIMITS: Limits = Limits {
-    total: Duration::from_mins(12),
+    total: Duration::from_mins(25),
     // Longer than the harness lets one test take.
     silence: Duration::from_mins(4),
 };
