@@ -29,7 +29,10 @@ fn tc_programs_on_the_host_side_of_a_pods_interface_see_its_packets_and_stay() {
                 Ok(link) => links.push(link),
                 Err(error) => {
                     let name = "programs::tc_programs_on_the_host_side_of_a_pods_interface_see_its_packets_and_stay";
-                    skip(name, &format!("needs tcx (Linux 6.6): {}", error.root_cause()));
+                    skip(
+                        name,
+                        &format!("needs tcx (Linux 6.6): {}", error.root_cause()),
+                    );
                     return Ok(());
                 }
             }
