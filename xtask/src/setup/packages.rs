@@ -19,7 +19,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 6] = [
+const NEEDED: [Needed; 7] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -43,6 +43,10 @@ const NEEDED: [Needed; 6] = [
     Needed {
         program: "mariadb",
         package: "mariadb-client",
+    },
+    Needed {
+        program: "nft",
+        package: "nftables",
     },
 ];
 
