@@ -30,7 +30,6 @@ use crate::{
 /// Where each daemon answers inside its own node's network namespace.
 pub const READINESS: SocketAddr = loopback(15021);
 pub const METRICS: SocketAddr = loopback(15020);
-pub const ADMIN: SocketAddr = loopback(15000);
 
 /// A daemon has this long to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -398,7 +398,6 @@ impl Mesh {
             "bpfDirectory": self.pins(node),
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
-            "adminAddress": daemon::ADMIN,
             "logFilter": "info,ztun=debug",
         });
         for (path, value) in settings {

@@ -37,7 +37,6 @@ pub struct Config {
     pub bpf_directory: PathBuf,
     pub readiness_address: SocketAddr,
     pub metrics_address: SocketAddr,
-    pub admin_address: SocketAddr,
     /// Threads that carry traffic; by default one for each core.
     pub data_threads: NonZeroUsize,
     pub same_node: SameNode,
@@ -156,7 +155,6 @@ impl Config {
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
         let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
         let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
-        let admin_address = read.setting("adminAddress", "127.0.0.1:15000", value::address);
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
@@ -177,7 +175,6 @@ impl Config {
             bpf_directory: bpf_directory?,
             readiness_address: readiness_address?,
             metrics_address: metrics_address?,
-            admin_address: admin_address?,
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
@@ -192,7 +189,6 @@ impl Config {
         let addresses = [
             ("readinessAddress", self.readiness_address),
             ("metricsAddress", self.metrics_address),
-            ("adminAddress", self.admin_address),
         ];
         for (index, (key, address)) in addresses.iter().enumerate() {
             let same = addresses[..index]

@@ -151,10 +151,10 @@ fn variables_that_kubernetes_makes_of_a_service_named_ztun_are_left_alone() {
 
 #[test]
 fn two_servers_on_one_address_are_an_error() {
-    let errors = errors(with_file("adminAddress: \"[::]:15020\"\n"));
+    let errors = errors(with_file("metricsAddress: \"[::]:15021\"\n"));
     assert_eq!(
         errors,
-        ["adminAddress and metricsAddress are both [::]:15020: give each its own"]
+        ["metricsAddress and readinessAddress are both [::]:15021: give each its own"]
     );
 }
 
