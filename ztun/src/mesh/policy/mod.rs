@@ -1,5 +1,6 @@
 //! Who may talk to whom: one function decides for HBONE, plaintext and the same-node path.
 
+pub mod authorization;
 mod fail_closed;
 mod peer_authentication;
 mod selector;
