@@ -7,6 +7,7 @@ mod readiness;
 mod records;
 mod server;
 pub mod status;
+mod telemetry;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -107,6 +108,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         mesh.clone(),
         config.timeouts.mesh_state,
     ));
+    telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),

@@ -1,8 +1,9 @@
 //! What `ztun status` shows.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use ztun_common::Verdict;
 
 use super::{pods::Pods, readiness::Readiness};
 use crate::{
@@ -42,6 +43,9 @@ pub struct PodStatus {
     pub pod: PodName,
     pub addresses: Vec<IpAddr>,
     pub capture: CaptureState,
+    /// What the kernel programs counted, by verdict; those that never came are left out.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, u64>,
     /// `None` while the mesh doesn't know the pod.
     pub workload: Option<WorkloadUid>,
     pub identity: Option<Identity>,
@@ -81,6 +85,7 @@ impl StatusReporter {
     async fn pods(&self) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
         let mut captures = self.pods.capture_states().await;
+        let mut verdicts: BTreeMap<PodName, _> = self.pods.verdicts().into_iter().collect();
         let mut pods: Vec<PodStatus> = self
             .pods
             .list()
@@ -94,6 +99,7 @@ impl StatusReporter {
                         .unwrap_or_else(|| CaptureState::NotCaptured {
                             why: "released while this report was made".to_owned(),
                         }),
+                    verdicts: verdicts.remove(&pod).map(named).unwrap_or_default(),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
                     addresses: entry.addresses,
@@ -112,6 +118,7 @@ impl StatusReporter {
                         why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
                             .to_owned(),
                     },
+                    verdicts: BTreeMap::new(),
                     workload: Some(workload.uid.clone()),
                     identity: Some(workload.identity.clone()),
                 });
@@ -120,4 +127,12 @@ impl StatusReporter {
         pods.sort_by(|a, b| a.pod.cmp(&b.pod));
         pods
     }
+}
+
+fn named(verdicts: Vec<(Verdict, u64)>) -> BTreeMap<String, u64> {
+    verdicts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(verdict, count)| (verdict.name().to_owned(), count))
+        .collect()
 }
