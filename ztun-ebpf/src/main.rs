@@ -7,6 +7,7 @@
 mod capture4;
 mod capture6;
 mod connect;
+mod context;
 mod maps;
 mod note;
 mod steer;
