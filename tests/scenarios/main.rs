@@ -3,6 +3,7 @@
 mod encryption;
 mod identity;
 mod mtls;
+mod probes;
 mod same_node;
 mod servers;
 mod status;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0
 //! Reading the fields of contexts that show a connection's two ends.
 
-use ztun_common::Address;
+use aya_ebpf::programs::SockOpsContext;
+use ztun_common::{Address, Endpoint};
 
 const AF_INET: u32 = 2;
 
@@ -21,24 +22,24 @@ macro_rules! field {
 /// Safety: as that of `field`.
 macro_rules! addresses {
     ($context:expr) => {{
-        use $crate::context::{address, field};
-        let (local4, remote4) = (field!($context, local_ip4), field!($context, remote_ip4));
+        let local4 = $crate::context::field!($context, local_ip4);
+        let remote4 = $crate::context::field!($context, remote_ip4);
         let local6 = [
-            field!($context, local_ip6[0]),
-            field!($context, local_ip6[1]),
-            field!($context, local_ip6[2]),
-            field!($context, local_ip6[3]),
+            $crate::context::field!($context, local_ip6[0]),
+            $crate::context::field!($context, local_ip6[1]),
+            $crate::context::field!($context, local_ip6[2]),
+            $crate::context::field!($context, local_ip6[3]),
         ];
         let remote6 = [
-            field!($context, remote_ip6[0]),
-            field!($context, remote_ip6[1]),
-            field!($context, remote_ip6[2]),
-            field!($context, remote_ip6[3]),
+            $crate::context::field!($context, remote_ip6[0]),
+            $crate::context::field!($context, remote_ip6[1]),
+            $crate::context::field!($context, remote_ip6[2]),
+            $crate::context::field!($context, remote_ip6[3]),
         ];
-        let family = field!($context, family);
+        let family = $crate::context::field!($context, family);
         (
-            address(family, local4, local6),
-            address(family, remote4, remote6),
+            $crate::context::address(family, local4, local6),
+            $crate::context::address(family, remote4, remote6),
         )
     }};
 }
@@ -52,4 +53,18 @@ pub fn address(family: u32, v4: u32, v6: [u32; 4]) -> Address {
     } else {
         Address::from_v6_words(v6)
     }
+}
+
+/// The socket's own end and its peer's.
+#[inline(always)]
+pub fn ends(ctx: &SockOpsContext) -> (Endpoint, Endpoint) {
+    // SAFETY: the context is valid for the program's run.
+    let (local, remote) = addresses!(ctx.ops);
+    // The context has the local port in host order, and the remote one in network order.
+    let local_port = field!(ctx.ops, local_port);
+    let remote_port = u32::from_be(field!(ctx.ops, remote_port));
+    (
+        Endpoint::new(local, local_port as u16),
+        Endpoint::new(remote, remote_port as u16),
+    )
 }

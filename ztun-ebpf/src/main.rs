@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0
 //! Kernel programs that capture a pod's TCP connections; each pod has programs and maps of its own.
+//! One more, `probe`, is for the node.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)]
@@ -10,6 +11,7 @@ mod connect;
 mod context;
 mod maps;
 mod note;
+mod probe;
 mod steer;
 
 #[cfg(not(test))]

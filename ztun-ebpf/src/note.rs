@@ -11,11 +11,11 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use ztun_common::{Endpoint, Flow, Note, Opening, Verdict};
+use ztun_common::{Flow, Note, Opening, Verdict};
 
 use crate::{
     connect,
-    context::{addresses, field},
+    context::ends,
     maps::{self, REWRITTEN},
 };
 
@@ -71,18 +71,4 @@ fn opening(ctx: &SockOpsContext) {
 fn forget(ctx: &SockOpsContext) {
     let (client, server) = ends(ctx);
     let _ = REWRITTEN.remove(Flow::new(client, server));
-}
-
-/// The socket's own end and its peer's.
-#[inline(always)]
-fn ends(ctx: &SockOpsContext) -> (Endpoint, Endpoint) {
-    // SAFETY: the context is valid for the program's run.
-    let (local, remote) = addresses!(ctx.ops);
-    // The context has the local port in host order, and the remote one in network order.
-    let local_port = field!(ctx.ops, local_port);
-    let remote_port = u32::from_be(field!(ctx.ops, remote_port));
-    (
-        Endpoint::new(local, local_port as u16),
-        Endpoint::new(remote, remote_port as u16),
-    )
 }

@@ -20,8 +20,14 @@ use crate::{
 /// Minimum kernel: 5.17 (`ingress_ifindex`).
 #[sk_lookup]
 pub fn steer(ctx: SkLookupContext) -> u32 {
-    let Steer::To(listener, key) = ztun_common::steer(&read(ctx.lookup), maps::is_own) else {
-        return SK_PASS;
+    let steer = ztun_common::steer(&read(ctx.lookup), maps::is_own, maps::is_probe);
+    let (listener, key) = match steer {
+        Steer::To(listener, key) => (listener, key),
+        Steer::Probe => {
+            maps::count(Verdict::ProbePassed);
+            return SK_PASS;
+        }
+        Steer::Pass => return SK_PASS,
     };
     // Another owner's program may have chosen the application's socket already: that choice is for
     // the last hop.
@@ -43,6 +49,7 @@ fn read(ctx: *const bpf_sk_lookup) -> Lookup {
         local,
         local_port: field!(ctx, local_port),
         remote,
+        remote_port: u16::from_be(field!(ctx, remote_port)),
         ingress_interface: field!(ctx, ingress_ifindex),
     }
 }

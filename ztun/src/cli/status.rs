@@ -7,7 +7,11 @@ use http::Method;
 use time::OffsetDateTime;
 
 use super::{Daemon, Output, client, table::Table};
-use crate::{node::status::NodeStatus, observe::PartyStatus, redirect::CaptureState};
+use crate::{
+    node::{kubelet::KubeletStatus, status::NodeStatus},
+    observe::PartyStatus,
+    redirect::CaptureState,
+};
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -47,6 +51,7 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     for problem in &status.mesh.problems {
         let _ = writeln!(text, "  problem: {problem}");
     }
+    let _ = writeln!(text, "kubelet: {}", kubelet(&status.kubelet));
     let _ = write!(
         text,
         "\n{}\n{}\n{}",
@@ -55,6 +60,14 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
         connections(status)
     );
     text
+}
+
+fn kubelet(status: &KubeletStatus) -> String {
+    match status {
+        KubeletStatus::Passing { cgroup } => format!("probes pass from {}", cgroup.display()),
+        KubeletStatus::NoKubelet => "none here, so no probes pass under STRICT".to_owned(),
+        KubeletStatus::Failed { why } => format!("NO PROBES PASS under STRICT: {why}"),
+    }
 }
 
 fn pods(status: &NodeStatus) -> Table {

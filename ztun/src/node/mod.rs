@@ -2,6 +2,7 @@
 
 pub mod api;
 mod http;
+pub mod kubelet;
 mod pods;
 mod readiness;
 mod records;
@@ -25,8 +26,8 @@ use tokio::{
 };
 
 use self::{
-    pods::Pods, readiness::Readiness, records::Records, server::Api, server::ApiServer,
-    status::StatusReporter,
+    kubelet::KubeletProbes, pods::Pods, readiness::Readiness, records::Records, server::Api,
+    server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
@@ -38,7 +39,8 @@ use crate::{
     source::file::FileSource,
 };
 
-/// How often pods are checked for a network namespace that went away without an unenrol.
+/// How often pods are checked for a network namespace that went away without an unenrol, and the
+/// kubelet for a new cgroup.
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT and the drain that follows it.
@@ -72,6 +74,11 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
+
+    let kubelet = Arc::new(KubeletProbes::start(
+        redirect.clone(),
+        config.kubelet_cgroup.clone(),
+    ));
 
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
@@ -126,7 +133,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
 
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
-    tokio::task::spawn_local(sweep(pods.clone()));
+    tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -135,6 +142,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         certificates,
         source,
         readiness: readiness.clone(),
+        kubelet,
     };
     let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
@@ -180,12 +188,13 @@ fn check_kernel() -> Result<(), KernelError> {
     Ok(())
 }
 
-async fn sweep(pods: Arc<Pods>) {
+async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         pods.sweep().await;
+        kubelet.follow();
     }
 }
 

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use ztun_common::Verdict;
 
-use super::{pods::Pods, readiness::Readiness};
+use super::{
+    kubelet::{KubeletProbes, KubeletStatus},
+    pods::Pods,
+    readiness::Readiness,
+};
 use crate::{
     cert::{CertificateManager, CertificateStatus},
     mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
@@ -23,6 +27,8 @@ pub struct NodeStatus {
     /// Empty when the node is ready; otherwise what it waits for.
     pub not_ready: Vec<String>,
     pub mesh: MeshStatus,
+    #[serde(default)]
+    pub kubelet: KubeletStatus,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
     pub connections: Vec<ConnectionStatus>,
@@ -61,6 +67,7 @@ pub struct StatusReporter {
     pub certificates: Arc<CertificateManager>,
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
+    pub kubelet: Arc<KubeletProbes>,
 }
 
 impl StatusReporter {
@@ -75,6 +82,7 @@ impl StatusReporter {
                 services: snapshot.services().count(),
                 problems: self.source.problems().to_vec(),
             },
+            kubelet: self.kubelet.status(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
             connections: self.proxy.connections(),
