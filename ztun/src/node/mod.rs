@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
@@ -33,7 +33,7 @@ use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
     config::{self, Config, Timeouts},
     mesh::Mesh,
-    observe::Metrics,
+    observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
     source::file::FileSource,
@@ -47,7 +47,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -58,13 +58,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, data.handle().clone()));
+    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -144,7 +144,13 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         kubelet,
     };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    let api = Arc::new(Api {
+        pods,
+        status,
+        config: config.clone(),
+        log,
+    });
+    let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
@@ -152,7 +158,20 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     readiness.draining.store(true, Ordering::Relaxed);
-    let deadline = config.timeouts.drain;
+    drain(
+        &proxy,
+        config.timeouts.drain,
+        &mut terminate,
+        &mut interrupt,
+    )
+    .await;
+    api.abort();
+    tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+/// Lets open connections end, until the deadline or another signal.
+async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
     tracing::info!(
         ?deadline,
         connections = proxy.connections().len(),
@@ -163,9 +182,6 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
-    api.abort();
-    tracing::info!("ended; enrolled pods stay closed until the next start");
-    Ok(())
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.
