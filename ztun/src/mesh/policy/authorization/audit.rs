@@ -1,6 +1,6 @@
 //! What policies that decide nothing say of a connection: AUDIT and dry-run.
 
-use std::{cell::OnceCell, sync::Arc};
+use std::{cell::OnceCell, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -28,6 +28,27 @@ pub enum AuditOutcome {
     /// A dry-run DENY policy matches; or a dry-run ALLOW policy applies, and no ALLOW policy
     /// matches, whether in force or dry-run: together in force they would let nobody in.
     WouldDeny,
+}
+
+impl AuditOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::WouldAllow => "would-allow",
+            Self::WouldDeny => "would-deny",
+        }
+    }
+}
+
+/// Such as `AuthorizationPolicy foo/try-out would-deny (rules[0])`.
+impl fmt::Display for AuditFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.policy, self.outcome.as_str())?;
+        match self.rule {
+            Some(rule) => write!(f, " (rules[{rule}])"),
+            None => f.write_str(" (no rule matches)"),
+        }
+    }
 }
 
 impl Authorizations {
