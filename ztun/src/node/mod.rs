@@ -1,5 +1,6 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
+mod addresses;
 pub mod api;
 mod http;
 mod pods;
@@ -134,7 +135,10 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         source,
         readiness: readiness.clone(),
     };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api {
+        pods: pods.clone(),
+        status,
+    })));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
@@ -142,6 +146,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     readiness.draining.store(true, Ordering::Relaxed);
+    pods.stop_following();
     let deadline = config.timeouts.drain;
     tracing::info!(
         ?deadline,

@@ -96,7 +96,7 @@ impl StatusReporter {
                         }),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
-                    addresses: entry.addresses,
+                    addresses: entry.addresses.to_vec(),
                     pod,
                 }
             })

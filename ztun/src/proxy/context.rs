@@ -88,6 +88,19 @@ impl Proxy {
         Ok(())
     }
 
+    /// Serves a pod at more listeners, beside those that it has. If it isn't served they are closed.
+    pub fn add_listeners(
+        self: &Arc<Self>,
+        name: &PodName,
+        listeners: PodListeners,
+    ) -> io::Result<()> {
+        let Some(local) = self.pods.get(name) else {
+            return Ok(());
+        };
+        let _runtime = self.runtime.enter();
+        listen::serve(self, &local, listeners)
+    }
+
     /// Stops serving a pod and resets its connections. False if it wasn't served.
     pub fn remove_pod(&self, name: &PodName) -> bool {
         let Some(pod) = self.pods.remove(name) else {
