@@ -1,5 +1,8 @@
 //! Pods that come twice, go without a word, or never were.
 
+use std::fs;
+
+use anyhow::Result;
 use serde_json::json;
 use ztun_tests::{
     Enrolment, Family, Mesh, MeshBuilder, PodSpec, cni::CniCommand, namespace::Netns, run,
@@ -100,6 +103,40 @@ fn an_unenrolled_pod_talks_in_clear_again() {
         wait::until("the pod talks without a daemon", async || {
             reaches(client, outside, Family::V4).await
         })
+        .await
+    });
+}
+
+#[test]
+fn pods_that_come_and_go_leave_no_descriptor_in_the_daemon() {
+    scenario(one_outside(), async |mesh| {
+        let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
+        let descriptors = format!("/proc/{}/fd", node.daemon_pid().await?);
+        let open = || -> Result<usize> { Ok(fs::read_dir(&descriptors)?.count()) };
+        let [v4, v6] = [Family::V4, Family::V6].map(|family| pod.address_with_host(family, 200));
+        let come_and_go = async || -> Result<()> {
+            mesh.enrol("shop/pod").await?;
+            let before = [pod.v4.into(), pod.v6.into()];
+            for ip in [v4, v6] {
+                pod.add_address(ip).await?;
+            }
+            mesh.captures("shop/pod", &[before.as_slice(), &[v4, v6]].concat())
+                .await?;
+            for ip in [v4, v6] {
+                pod.remove_address(ip).await?;
+            }
+            mesh.unenrol("shop/pod").await
+        };
+        // What is opened once and kept is open after the first.
+        come_and_go().await?;
+        let after_first = open()?;
+        for _ in 0..8 {
+            come_and_go().await?;
+        }
+        wait::until(
+            "the descriptors are as few as after the first",
+            async || open().is_ok_and(|now| now <= after_first),
+        )
         .await
     });
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Between two looks at a pod's addresses: a burst of changes is one.
-const REST: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_millis(50);
 /// When what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
