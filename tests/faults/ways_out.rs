@@ -431,6 +431,9 @@ async fn add_addresses(pod: &Pod) -> Result<[(Family, IpAddr); 2]> {
         [Family::V4, Family::V6].map(|family| (family, pod.address_with_host(family, NEW_HOST)));
     for (_, address) in addresses {
         pod.add_address(address).await?;
+        // IPv6 thinks about it even where it need not ask others.
+        let binds = async || socket(pod, (address, 0).into(), Some(address)).is_ok();
+        wait::until(format!("{address} can be used"), binds).await?;
     }
     Ok(addresses)
 }
