@@ -4,10 +4,11 @@ use std::{
     collections::BTreeSet,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use ztun_tests::{
     Enrolment, Family, Mesh, MeshBuilder, PodSpec, ServiceSpec, app, cni::CniCommand, pod::Pod,
     rogue::HBONE_PORT, scenario, wait,
@@ -19,6 +20,8 @@ const MARKER: &str = "marker-of-a-new-address";
 /// The host's byte of new addresses.
 const NEW: u8 = 200;
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// A connection between daemons that is dead is found by its keepalive after 30 s.
+const BEFORE_KEEPALIVE: Duration = Duration::from_secs(15);
 /// `ztun_common::MAX_ADDRESSES`
 const MOST_ADDRESSES: u8 = 32;
 
@@ -158,16 +161,22 @@ fn what_a_pod_connects_to_after_it_lost_its_address_shows_one_that_it_has() {
             .netns
             .sysctl("net/ipv4/conf/all/promote_secondaries", "1")?;
         let new = gain(mesh, "shop/client", NEW).await?;
+        for family in FAMILIES {
+            // The daemons have connections from the address that goes.
+            assert!(reaches(client, far.at(family, PORT)).await);
+        }
         for (family, former) in FAMILIES
             .into_iter()
             .zip([client.v4.into(), client.v6.into()])
         {
             client.remove_address(former).await?;
-            let to = far.at(family, PORT);
-            wait::until(format!("{to} is reached"), async || {
-                reaches(client, to).await
+            let noticed = format!("lost=[{former}]");
+            wait::until("the daemon has noticed", async || {
+                mesh.node("a").log().contains(&noticed)
             })
             .await?;
+            let reached = timeout(BEFORE_KEEPALIVE, reaches(client, far.at(family, PORT))).await;
+            assert_eq!(reached, Ok(true), "{family:?}");
         }
         mesh.captures("shop/client", &new).await?;
         for (family, own) in FAMILIES.into_iter().zip(new) {

@@ -115,6 +115,9 @@ fn serve(pod: &PodName, followed: Followed, proxy: &Arc<Proxy>) -> io::Result<()
         listeners,
         left_out,
     } = followed;
+    if !lost.is_empty() {
+        proxy.renew_tunnel_connections(pod);
+    }
     if !gained.is_empty() || !lost.is_empty() {
         tracing::info!(%pod, ?gained, ?lost, "the pod's addresses changed");
     }
