@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rtnetlink::IpVersion;
 use tokio::{net::TcpStream, time::timeout};
 use ztun_tests::{
-    Enrolment, Family, Mesh, MeshBuilder, PodSpec, ServiceSpec, app, cni::CniCommand, pod::Pod,
-    rogue::HBONE_PORT, scenario, wait,
+    Enrolment, Family, Mesh, MeshBuilder, PodSpec, ServiceSpec, app, cni::CniCommand,
+    netlink::Netlink, pod::Pod, rogue::HBONE_PORT, scenario, wait,
 };
 
 use crate::{PORT, SERVICE_PORT, two_nodes};
@@ -319,6 +320,24 @@ fn a_pod_with_more_addresses_than_capture_takes_keeps_those_that_it_had_and_stat
             near.remove_address(ip).await?;
         }
         mesh.captures("shop/near", &both(near)).await
+    });
+}
+
+/// Without it a connection that is bound to the interface would leave in clear (`faults::ways_out`).
+#[test]
+fn captured_packets_have_a_route_by_an_interface_that_came_later() {
+    scenario(two_nodes(), async |mesh| {
+        let near = mesh.pod("shop/near");
+        mesh.add_interface("shop/near", "eth1").await?;
+        let in_pod = Netlink::open(&near.netns)?;
+        let index = near.netns.run(|| nix::net::if_::if_nametoindex("eth1"))??;
+        let by_interface = format!("Oif({index})");
+        wait::until("there is a route", async || {
+            let routing = in_pod.routing(IpVersion::V4).await.unwrap_or_default();
+            let mut captured = routing.iter().filter(|line| line.contains("Table(1337)"));
+            captured.any(|line| line.contains(&by_interface))
+        })
+        .await
     });
 }
 

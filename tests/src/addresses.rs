@@ -1,4 +1,4 @@
-//! Addresses that pods gain and lose while they run.
+//! Addresses and interfaces that pods gain and lose while they run.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,15 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
 
-use crate::{Family, Mesh, manifest::Manifest, mesh::route_by, netlink::Netlink, pod::Pod, wait};
+use crate::{
+    Family, Mesh,
+    manifest::Manifest,
+    mesh::route_by,
+    netlink::Netlink,
+    node::{POD_BRIDGE, host_end},
+    pod::Pod,
+    wait,
+};
 
 const INTERFACE: &str = "eth0";
 
@@ -66,6 +74,20 @@ impl Mesh {
         let gateway = gateways.find(|ip| ip.is_ipv4() == (family != Family::V6));
         let netlink = Netlink::open(&pod.netns)?;
         route_by(&netlink, gateway.context("the node has no gateway")?).await
+    }
+
+    /// Gives a pod another interface on its node's bridge, with no address but a link-local one.
+    pub async fn add_interface(&self, path: &str, name: &str) -> Result<()> {
+        const HARDWARE_ADDRESS: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+        let pod = self.pod(path);
+        let (node_end, on_node) = (
+            format!("{}{name}", host_end(pod.v4)),
+            &self.node_of(pod).netns,
+        );
+        Netlink::open(on_node)?
+            .add_veth(&node_end, POD_BRIDGE, name, &pod.netns, HARDWARE_ADDRESS)
+            .await?;
+        Netlink::open(&pod.netns)?.bring_up(name).await
     }
 
     /// Waits until the daemon captures a pod with exactly these addresses.
