@@ -1,8 +1,10 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
+mod admin;
 mod encryption;
 mod identity;
 mod mtls;
+mod probes;
 mod same_node;
 mod servers;
 mod status;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::time::timeout;
+use ztun_common::Verdict;
 
 use super::{
     addresses::Followers,
@@ -227,6 +228,17 @@ impl Pods {
 
     pub fn list(&self) -> Vec<Enrolled> {
         self.enrolled().values().cloned().collect()
+    }
+
+    /// What the kernel programs of each enrolled pod counted. Some microseconds a pod.
+    pub fn verdicts(&self) -> Vec<(PodName, Vec<(Verdict, u64)>)> {
+        self.list()
+            .into_iter()
+            .map(|Enrolled { sandbox, .. }| {
+                let counts = self.redirect.verdicts(&sandbox);
+                (sandbox.pod, counts)
+            })
+            .collect()
     }
 
     /// Whether each enrolled pod is captured, read from kernel state.

@@ -12,6 +12,7 @@ mod changes;
 mod follow;
 pub mod hierarchy;
 mod kernel;
+mod kubelet;
 mod link;
 mod listeners;
 mod maps;
@@ -50,6 +51,7 @@ pub use self::{
     cgroup::CgroupError,
     follow::{AddressFollower, FollowError, Followed},
     kernel::{Feature, Finding, KernelError, KernelReport},
+    kubelet::{Kubelet, KubeletError, Probes},
     netns::NetnsError,
     pins::{PinError, PodId},
     prepare::PrepareError,
@@ -128,11 +130,12 @@ impl Redirect {
     /// Checks that this kernel takes the programs, and opens the directory for pins: on a bpffs,
     /// which is mounted if there is none.
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
-        let programs = Programs::new()?;
+        let pins = PinDirectory::open(pin_directory)?;
+        let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
         programs.load()?;
         Ok(Self {
             programs,
-            pins: PinDirectory::open(pin_directory)?,
+            pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
         })
@@ -245,6 +248,12 @@ impl Redirect {
     /// How often the pod's programs gave each verdict; nothing for a pod that isn't captured.
     pub fn verdicts(&self, sandbox: &PodSandbox) -> Vec<(ztun_common::Verdict, u64)> {
         state::verdicts(self, sandbox)
+    }
+
+    /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier
+    /// daemon attached for that.
+    pub fn follow_kubelet(&self, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
+        kubelet::follow(&self.pins, kubelet, anew)
     }
 
     fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {
