@@ -110,7 +110,7 @@ impl StatusReporter {
                     verdicts: verdicts.remove(&pod).map(named).unwrap_or_default(),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
-                    addresses: entry.addresses,
+                    addresses: entry.addresses.to_vec(),
                     pod,
                 }
             })

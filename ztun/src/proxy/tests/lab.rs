@@ -31,7 +31,7 @@ use crate::{
     },
     observe::Metrics,
     proxy::{
-        PodListeners, PodSockets, ProxiedPod, Proxy, ProxySettings, Timeouts,
+        PodAddresses, PodListeners, PodSockets, ProxiedPod, Proxy, ProxySettings, Timeouts,
         hbone::client::{self, Connection},
     },
 };
@@ -251,7 +251,7 @@ impl Node {
     fn proxied(&self, address: IpAddr) -> ProxiedPod {
         ProxiedPod {
             name: self.pod.clone(),
-            addresses: vec![address],
+            addresses: PodAddresses::new(vec![address]),
             sockets: self.sockets.clone(),
         }
     }
