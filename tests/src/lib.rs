@@ -24,6 +24,7 @@ pub mod daemon;
 mod fabric;
 pub mod hanging;
 pub mod io_uring;
+pub mod kernel;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;
@@ -42,6 +43,7 @@ pub mod wait;
 
 pub use capture::Capture;
 pub use hanging::Stage;
+pub use kernel::Feature;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;

@@ -18,10 +18,11 @@ use crate::{
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
+    kernel::{Feature, of_available_families},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, host_end, without_address_detection},
+    node::{Node, POD_BRIDGE, PREFIXES, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec},
     run::{self, Run},
     sabotage,
@@ -37,6 +38,7 @@ pub struct MeshBuilder {
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
     pub(crate) programs: Vec<String>,
+    pub(crate) features: Vec<Feature>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -106,6 +108,13 @@ impl MeshBuilder {
     #[must_use]
     pub fn needs(mut self, program: &str) -> Self {
         self.programs.push(program.into());
+        self
+    }
+
+    /// Names something of the kernel without which the test can't run.
+    #[must_use]
+    pub fn needs_kernel(mut self, feature: Feature) -> Self {
+        self.features.push(feature);
         self
     }
 
@@ -354,8 +363,7 @@ impl Mesh {
         let in_pod = Netlink::open(&netns)?;
         in_pod.bring_up("lo").await?;
         in_pod.bring_up("eth0").await?;
-        let addresses = [(v4.into(), 24), (v6.into(), 64)];
-        for (address, prefix) in addresses {
+        for (address, prefix) in of_available_families(v4, v6).into_iter().zip(PREFIXES) {
             in_pod.add_address("eth0", address, prefix).await?;
         }
         for gateway in node.gateways() {
@@ -381,7 +389,7 @@ impl Mesh {
             self.apply(&manifest_of(pod, &pod.spec))?;
         }
         for service in &self.services {
-            let vips = [service.v4.into(), service.v6.into()];
+            let vips = of_available_families(service.v4, service.v6);
             self.apply(&Manifest::service(&service.spec, &vips))?;
         }
         manifests.iter().try_for_each(|object| self.apply(object))
@@ -445,7 +453,7 @@ fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
 }
 
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {
-    Manifest::pod(spec, &pod.uid, &spec.node, &[pod.v4.into(), pod.v6.into()])
+    Manifest::pod(spec, &pod.uid, &spec.node, &pod.addresses())
 }
 
 fn ca_directory(files: &Path) -> PathBuf {

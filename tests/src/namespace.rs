@@ -93,7 +93,8 @@ pub fn confine(command: &mut Command, netns: &Netns, cgroup: &Cgroup) -> Result<
     Ok(())
 }
 
-fn in_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `action` on a thread of its own, which may leave its namespaces.
+pub(crate) fn in_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         scope
             .spawn(action)

@@ -16,6 +16,7 @@ use tokio::{process::Command, sync::Mutex};
 use crate::{
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
+    kernel::{has_ipv6, of_available_families},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
     pod::Pod,
@@ -23,8 +24,8 @@ use crate::{
 
 pub(crate) const POD_BRIDGE: &str = "pods";
 pub(crate) const UPLINK: &str = "eth0";
-pub(crate) const V4_PREFIX: u8 = 24;
-pub(crate) const V6_PREFIX: u8 = 64;
+/// The lengths of the networks' prefixes, IPv4's first.
+pub(crate) const PREFIXES: [u8; 2] = [24, 64];
 /// The first pod's last byte; the gateway has 1.
 const FIRST_POD: u8 = 10;
 
@@ -50,8 +51,9 @@ impl Node {
     ) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let netns = Netns::create(&format!("{mesh}{name}"))?;
-        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            netns.sysctl(key, "1")?;
+        netns.sysctl("net/ipv4/ip_forward", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         }
         without_address_detection(&netns)?;
         let node = Self {
@@ -66,21 +68,18 @@ impl Node {
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        for (address, prefix) in [
-            (IpAddr::V4(node.pod_v4(1)), V4_PREFIX),
-            (IpAddr::V6(node.pod_v6(1)), V6_PREFIX),
-        ] {
+        for (address, prefix) in node.gateways().into_iter().zip(PREFIXES) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
     }
 
     /// The addresses of the node itself.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [
-            Ipv4Addr::new(192, 168, 50, self.number).into(),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
-        ]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        of_available_families(
+            Ipv4Addr::new(192, 168, 50, self.number),
+            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()),
+        )
     }
 
     /// The index of a pod's interface on this node.
@@ -102,15 +101,13 @@ impl Node {
     }
 
     /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
-        [
-            (self.pod_v4(0).into(), V4_PREFIX),
-            (self.pod_v6(0).into(), V6_PREFIX),
-        ]
+    pub(crate) fn pod_networks(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let networks = of_available_families(self.pod_v4(0), self.pod_v6(0));
+        networks.into_iter().zip(PREFIXES)
     }
 
-    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
-        [self.pod_v4(1).into(), self.pod_v6(1).into()]
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        of_available_families(self.pod_v4(1), self.pod_v6(1))
     }
 
     pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
@@ -299,6 +296,9 @@ pub(crate) fn host_end(pod: Ipv4Addr) -> String {
 
 /// Addresses are usable at once: nobody else can have them.
 pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
+    if !has_ipv6() {
+        return Ok(());
+    }
     for interfaces in ["all", "default"] {
         netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
     }

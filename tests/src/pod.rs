@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     app::App,
     cgroup::Cgroup,
+    kernel::{has_ipv6, of_available_families},
     manifest::split,
     namespace::{Netns, confine},
     sockets::SocketMaker,
@@ -82,6 +83,11 @@ pub struct Pod {
 
 impl Family {
     pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::V4Mapped];
+
+    /// Those that this kernel has: IPv4 alone where it was booted with `ipv6.disable=1`.
+    pub fn available() -> &'static [Self] {
+        if has_ipv6() { &Self::ALL } else { &[Self::V4] }
+    }
 
     /// The address that a socket of this family connects to.
     pub fn address(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
@@ -175,6 +181,11 @@ impl Pod {
         self.enrolled.load(Ordering::Relaxed)
     }
 
+    /// One of each family that the kernel has.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        of_available_families(self.v4, self.v6)
+    }
+
     /// Where a client reaches `port` of this pod.
     pub fn at(&self, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(family.address(self.v4, self.v6), port)
@@ -216,11 +227,19 @@ impl Pod {
 
     /// Listens on `port` of every address of the pod, both families.
     pub fn listen(&self, port: u16) -> io::Result<TcpListener> {
-        let socket = self.socket(Domain::IPV6, Type::STREAM, None)?;
+        let any: IpAddr = if has_ipv6() {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let any = SocketAddr::new(any, port);
+        let socket = self.socket(Domain::for_address(any), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
-        socket.set_only_v6(false)?;
+        if any.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
         socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+        socket.bind(&any.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     }

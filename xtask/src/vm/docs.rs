@@ -103,6 +103,7 @@ fn table(rows: &[Row]) -> String {
             rows.iter()
                 .map(|row| row.wanted.reverse_path_filter.to_string()),
         ),
+        line("IPv6", rows.iter().map(|row| ipv6(row).into())),
     ];
     for (number, (feature, _)) in FEATURES.iter().enumerate() {
         let cells: Vec<_> = rows.iter().map(|row| cell(row, number)).collect();
@@ -111,6 +112,14 @@ fn table(rows: &[Row]) -> String {
         }
     }
     lines.concat()
+}
+
+fn ipv6(row: &Row) -> &'static str {
+    if row.wanted.has_ipv6() {
+        "yes"
+    } else {
+        row.wanted.parameters
+    }
 }
 
 fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
