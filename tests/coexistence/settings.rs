@@ -58,7 +58,7 @@ fn a_daemon_on_its_default_addresses_answers_over_ipv4() {
     // It starts only once the daemons answer.
     scenario(mesh, async |mesh| {
         let metrics = mesh.node("a").metrics()?;
-        assert!(metrics.contains("ztun_"), "{metrics}");
+        assert!(metrics.contains("istio_build"), "{metrics}");
         Ok(())
     });
 }

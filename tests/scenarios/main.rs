@@ -6,6 +6,7 @@ mod mtls;
 mod same_node;
 mod servers;
 mod status;
+mod user_namespaces;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};
 

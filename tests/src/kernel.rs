@@ -1,6 +1,7 @@
 //! What tests want of the kernel and not every kernel has, found by trying.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
@@ -11,12 +12,15 @@ use rtnetlink::{LinkNetkit, packet_route::link::NetkitMode};
 
 use crate::namespace::in_thread;
 
+const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+
 /// Something of the kernel that a test can't do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     Ipv6,
     /// netkit devices (Linux 6.7).
     Netkit,
+    UserNamespaces,
 }
 
 impl Feature {
@@ -27,6 +31,10 @@ impl Feature {
             Self::Ipv6 => Err("needs IPv6, which this kernel has not".into()),
             Self::Netkit => make_netkit()
                 .map_err(|error| format!("needs netkit (Linux 6.7): {}", error.root_cause())),
+            Self::UserNamespaces => match fs::read_to_string(MAX_USER_NAMESPACES) {
+                Ok(limit) if limit.trim() != "0" => Ok(()),
+                _ => Err("needs user namespaces, which this machine forbids".into()),
+            },
         }
     }
 }

@@ -39,6 +39,7 @@ pub mod scenario;
 pub mod servers;
 pub mod service;
 pub mod sockets;
+pub mod users;
 pub mod wait;
 
 pub use capture::Capture;
@@ -47,6 +48,6 @@ pub use kernel::Feature;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
-pub use pod::{Enrolment, Family, Pod, PodSpec};
+pub use pod::{Enrolment, Family, Link, Pod, PodSpec, Users};
 pub use scenario::{scenario, topology};
 pub use service::Service;

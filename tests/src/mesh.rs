@@ -23,7 +23,7 @@ use crate::{
     namespace::Netns,
     netlink::Netlink,
     node::{Node, POD_BRIDGE, PREFIXES, host_end, without_address_detection},
-    pod::{Enrolment, Pod, PodSpec},
+    pod::{Enrolment, Pod, PodSpec, Users},
     run::{self, Run},
     sabotage,
     service::Service,
@@ -38,7 +38,7 @@ pub struct MeshBuilder {
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
     pub(crate) programs: Vec<String>,
-    pub(crate) features: Vec<Feature>,
+    features: Vec<Feature>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -116,6 +116,12 @@ impl MeshBuilder {
     pub fn needs_kernel(mut self, feature: Feature) -> Self {
         self.features.push(feature);
         self
+    }
+
+    /// What it and its pods take of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let of_pods = self.pods.iter().flat_map(PodSpec::features);
+        self.features.iter().copied().chain(of_pods)
     }
 
     /// Builds the network, the pods and the mesh directory, and writes the daemons' configuration; starts none.
@@ -347,7 +353,13 @@ impl Mesh {
         };
         let name = run::pod_namespace(&self.name, &path);
         let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
-        let netns = Netns::create(&name)?;
+        let (netns, users) = match spec.users {
+            Users::Host => (Netns::create(&name)?, None),
+            Users::Own => {
+                let (netns, users) = Netns::create_with_users(&name)?;
+                (netns, Some(users))
+            }
+        };
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
         let on_node = Netlink::open(&node.netns)?;
@@ -374,7 +386,7 @@ impl Mesh {
             in_pod.add_route(any, 0, gateway).await?;
         }
         let uid = format!("{}{path}", self.name);
-        Pod::new(spec, uid, (v4, v6), netns, cgroup)
+        Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
     }
 
     /// Writes the mesh directory.

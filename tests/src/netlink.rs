@@ -13,10 +13,12 @@ use rtnetlink::{
     packet_route::{
         link::{InfoData, InfoVeth},
         route::RouteType,
+        rule::{RuleAttribute, RuleMessage},
     },
 };
+use socket2::{Domain, Type};
 
-use crate::namespace::Netns;
+use crate::{namespace::Netns, pod::Pod, sockets};
 
 /// How packets to an address get lost on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,17 @@ impl Netlink {
         runtime.spawn(connection);
         Ok(Self {
             netns: netns.clone(),
+            handle,
+        })
+    }
+
+    /// In the pod's namespace, with the rights of the pod's own root.
+    pub fn of_pod(pod: &Pod) -> Result<Self> {
+        let socket = pod.socket(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
+        let (connection, handle, _) = rtnetlink::from_socket(sockets::netlink(socket));
+        tokio::spawn(connection);
+        Ok(Self {
+            netns: pod.netns.clone(),
             handle,
         })
     }
@@ -174,6 +187,22 @@ impl Netlink {
         let routes = routes.map_ok(|route| format!("{:?} {:?}", route.header, route.attributes));
         let routes = routes.try_collect::<Vec<_>>().await?;
         Ok([rules, routes].concat())
+    }
+
+    /// Removes the rules of this preference; answers how many there were.
+    pub async fn remove_rules(&self, family: IpVersion, preference: u32) -> Result<usize> {
+        let rules = self.handle.rule().get(family).execute();
+        let rules: Vec<RuleMessage> = rules.try_collect().await?;
+        let preference = RuleAttribute::Priority(preference);
+        let mut removed = 0;
+        for rule in rules {
+            if rule.attributes.contains(&preference) {
+                let removal = self.handle.rule().del(rule).execute().await;
+                removal.context("remove a rule")?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     fn index(&self, link: &str) -> Result<u32> {

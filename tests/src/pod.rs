@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::AsyncReadExt,
@@ -25,10 +25,11 @@ use tokio::{
 use crate::{
     app::App,
     cgroup::Cgroup,
-    kernel::{has_ipv6, of_available_families},
+    kernel::{Feature, has_ipv6, of_available_families},
     manifest::split,
     namespace::{Netns, confine},
     sockets::SocketMaker,
+    users::UserNamespace,
 };
 
 /// A connection that takes longer hangs.
@@ -58,6 +59,27 @@ pub enum Family {
     V4Mapped,
 }
 
+/// Whose users a pod has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Users {
+    /// The node's.
+    #[default]
+    Host,
+    /// Its own (`hostUsers: false`): its network namespace belongs to its user namespace, and root there is
+    /// nobody on the node.
+    Own,
+}
+
+/// How a pod is linked to its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// A veth pair, one end of which is on the node's bridge.
+    #[default]
+    Veth,
+    /// A netkit pair in its mode for routing, without hardware addresses and neighbours.
+    Netkit,
+}
+
 /// A pod that is to be.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
@@ -67,6 +89,8 @@ pub struct PodSpec {
     pub service_account: String,
     pub labels: Vec<(String, String)>,
     pub enrolment: Enrolment,
+    pub users: Users,
+    pub link: Link,
 }
 
 pub struct Pod {
@@ -110,6 +134,8 @@ impl PodSpec {
             name,
             labels: Vec::new(),
             enrolment: Enrolment::default(),
+            users: Users::default(),
+            link: Link::default(),
         }
     }
 
@@ -141,6 +167,25 @@ impl PodSpec {
         self.enrolment = enrolment;
         self
     }
+
+    #[must_use]
+    pub fn users(mut self, users: Users) -> Self {
+        self.users = users;
+        self
+    }
+
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// What it takes of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let users = (self.users == Users::Own).then_some(Feature::UserNamespaces);
+        let link = (self.link == Link::Netkit).then_some(Feature::Netkit);
+        users.into_iter().chain(link)
+    }
 }
 
 impl Pod {
@@ -149,9 +194,10 @@ impl Pod {
         uid: String,
         (v4, v6): (Ipv4Addr, Ipv6Addr),
         netns: Netns,
+        users: Option<UserNamespace>,
         cgroup: Cgroup,
     ) -> Result<Self> {
-        let sockets = SocketMaker::start(&netns, &cgroup)?;
+        let sockets = SocketMaker::start(&netns, &cgroup, users)?;
         Ok(Self {
             spec,
             uid,
@@ -275,6 +321,10 @@ impl Pod {
 
     /// A program in the pod, with nothing on its standard input, that is killed when it is dropped.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        ensure!(
+            self.spec.users == Users::Host,
+            "programs can't be started in a pod with users of its own"
+        );
         let mut command = std::process::Command::new(program);
         confine(&mut command, &self.netns, &self.cgroup)?;
         let mut command = Command::from(command);

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use tokio::{runtime, time::timeout};
 
 use crate::{
-    cgroup, daemon,
+    cgroup, daemon, kernel,
     mesh::{Mesh, MeshBuilder},
 };
 
@@ -85,9 +85,8 @@ pub fn can_run_daemons() -> Result<(), String> {
 
 fn has_what_it_needs(mesh: &MeshBuilder) -> Result<(), String> {
     are_installed(&mesh.programs)?;
-    mesh.features
-        .iter()
-        .try_for_each(|feature| feature.require())
+    mesh.features()
+        .try_for_each(kernel::Feature::require)
 }
 
 fn are_installed(programs: &[String]) -> Result<(), String> {

@@ -1,7 +1,10 @@
 //! The process in each of the harness's pods: makes sockets on request. See `ztun_tests::sockets`.
 
-use std::{io, os::fd::AsRawFd};
+use std::{env, io, os::fd::AsRawFd};
+
+use ztun_tests::{sockets, users};
 
 fn main() -> io::Result<()> {
-    ztun_tests::sockets::serve(io::stdin().as_raw_fd())
+    users::prepare(env::args().skip(1))?;
+    sockets::serve(io::stdin().as_raw_fd())
 }
