@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -22,7 +22,7 @@ use crate::{
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, PREFIXES, host_end, without_address_detection},
+    node::{Node, host_end, without_address_detection},
     pod::{Enrolment, Pod, PodSpec, Users},
     run::{self, Run},
     sabotage,
@@ -362,29 +362,7 @@ impl Mesh {
         };
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
-        let on_node = Netlink::open(&node.netns)?;
-        on_node
-            .add_veth(
-                &host_end(v4),
-                POD_BRIDGE,
-                "eth0",
-                &netns,
-                hardware_address(v4),
-            )
-            .await?;
-        let in_pod = Netlink::open(&netns)?;
-        in_pod.bring_up("lo").await?;
-        in_pod.bring_up("eth0").await?;
-        for (address, prefix) in of_available_families(v4, v6).into_iter().zip(PREFIXES) {
-            in_pod.add_address("eth0", address, prefix).await?;
-        }
-        for gateway in node.gateways() {
-            let any = match gateway {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            in_pod.add_route(any, 0, gateway).await?;
-        }
+        node.link(spec.link, &netns, (v4, v6)).await?;
         let uid = format!("{}{path}", self.name);
         Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
     }
@@ -456,12 +434,6 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
-}
-
-/// The same for each pod with this address, so that neighbours need not notice when one follows another.
-fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = pod.octets();
-    [0x02, 0x00, a, b, c, d]
 }
 
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {

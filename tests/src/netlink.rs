@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
-        link::{InfoData, InfoVeth},
-        route::RouteType,
+        link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
+        route::{RouteScope, RouteType},
         rule::{RuleAttribute, RuleMessage},
     },
 };
@@ -109,6 +109,28 @@ impl Netlink {
             .with_context(|| format!("add veth {name} with its peer {peer}"))
     }
 
+    /// Adds a netkit pair for routing, up at both ends: `name` here and `peer` in `peer_netns`.
+    pub async fn add_netkit(&self, name: &str, peer: &str, peer_netns: &Netns) -> Result<()> {
+        let peer_link = LinkUnspec::new_with_name(peer)
+            .setns_by_fd(peer_netns.file().as_raw_fd())
+            .build();
+        let pair = vec![
+            InfoNetkit::Mode(NetkitMode::L3),
+            InfoNetkit::Peer(peer_link),
+        ];
+        let link = LinkNetkit::new(name, peer, NetkitMode::L3)
+            .set_info_data(InfoData::Netkit(pair))
+            .build();
+        self.handle
+            .link()
+            .add(link)
+            .execute()
+            .await
+            .with_context(|| format!("add netkit {name} with its peer {peer}"))?;
+        self.bring_up(name).await?;
+        Self::open(peer_netns)?.bring_up(peer).await
+    }
+
     pub async fn remove_link(&self, name: &str) -> Result<()> {
         self.handle
             .link()
@@ -146,6 +168,28 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+    }
+
+    /// Routes `network`/`prefix` to whoever is at the other end of a link.
+    pub async fn add_link_route(&self, network: IpAddr, prefix: u8, link: &str) -> Result<()> {
+        let index = self.index(link)?;
+        let route = match network {
+            IpAddr::V4(network) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(network, prefix)
+                .scope(RouteScope::Link)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(network) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(network, prefix)
+                .output_interface(index)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("route {network}/{prefix} by {link}"))
     }
 
     /// Drops what is to be forwarded to `address`.

@@ -19,10 +19,11 @@ use crate::{
     kernel::{has_ipv6, of_available_families},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
-    pod::Pod,
+    pod::{Link, Pod},
 };
 
-pub(crate) const POD_BRIDGE: &str = "pods";
+const POD_BRIDGE: &str = "pods";
+/// What a node and a pod call the link that leads out.
 pub(crate) const UPLINK: &str = "eth0";
 /// The lengths of the networks' prefixes, IPv4's first.
 pub(crate) const PREFIXES: [u8; 2] = [24, 64];
@@ -135,6 +136,44 @@ impl Node {
 
 /// The node's network.
 impl Node {
+    /// Links a pod to the node, and gives it its addresses and routes.
+    pub(crate) async fn link(
+        &self,
+        link: Link,
+        pod: &Netns,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+    ) -> Result<()> {
+        let (on_node, in_pod) = (Netlink::open(&self.netns)?, Netlink::open(pod)?);
+        let addresses = of_available_families(v4, v6).into_iter();
+        in_pod.bring_up("lo").await?;
+        match link {
+            Link::Veth => {
+                let hardware = hardware_address(v4);
+                on_node
+                    .add_veth(&host_end(v4), POD_BRIDGE, UPLINK, pod, hardware)
+                    .await?;
+                in_pod.bring_up(UPLINK).await?;
+                for (address, prefix) in addresses.zip(PREFIXES) {
+                    in_pod.add_address(UPLINK, address, prefix).await?;
+                }
+                for gateway in self.gateways() {
+                    in_pod.add_route(any(gateway), 0, gateway).await?;
+                }
+            }
+            Link::Netkit => {
+                on_node.add_netkit(&host_end(v4), UPLINK, pod).await?;
+                for (address, whole) in addresses.zip([32, 128]) {
+                    in_pod.add_address(UPLINK, address, whole).await?;
+                    in_pod.add_link_route(any(address), 0, UPLINK).await?;
+                    on_node
+                        .add_link_route(address, whole, &host_end(v4))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
     pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
         Netlink::open(&self.netns)?
@@ -287,6 +326,20 @@ impl Node {
         slot.take()
             .with_context(|| format!("node {} has no daemon", self.name))
     }
+}
+
+/// Every address of the family.
+fn any(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The same for each pod with this address, so that neighbours need not notice when one follows another.
+fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = pod.octets();
+    [0x02, 0x00, a, b, c, d]
 }
 
 /// The name of a pod's interface on its node.

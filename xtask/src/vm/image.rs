@@ -18,13 +18,14 @@ use crate::{
 };
 
 /// The test targets that guests run.
-pub const TARGETS: [&str; 7] = [
+pub const TARGETS: [&str; 8] = [
     "harness",
     "datapath",
     "coexistence",
     "scenarios",
     "interop",
     "faults",
+    "netkit",
     REFUSAL,
 ];
 /// The one for kernels that are not supported.

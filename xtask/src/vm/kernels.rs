@@ -87,7 +87,10 @@ pub const MATRIX: [Wanted; 5] = [
         scope: Scope::Everything,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 0,
-        may_skip: &["coexistence::programs::tc_programs_on_the_host_side"],
+        may_skip: &[
+            "coexistence::programs::tc_programs_on_the_host_side",
+            "netkit::",
+        ],
         release: Release::Series(6, 1),
         suites: &["bookworm"],
     },
