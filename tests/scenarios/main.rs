@@ -7,6 +7,7 @@ mod same_node;
 mod servers;
 mod status;
 mod user_namespaces;
+mod verify;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};
 

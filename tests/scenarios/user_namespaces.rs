@@ -69,7 +69,10 @@ fn strict_refuses_plaintext_and_takes_the_mesh() {
             assert_eq!(echo.peers(), []);
         }
         for &family in Family::available() {
-            let mut stream = mesh.pod("shop/client").connect(server.at(family, PORT)).await?;
+            let mut stream = mesh
+                .pod("shop/client")
+                .connect(server.at(family, PORT))
+                .await?;
             assert_eq!(app::exchange(&mut stream, MARKER).await?, MARKER);
         }
         Ok(())

@@ -64,7 +64,10 @@ fn make_netkit() -> Result<()> {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);
             let pair = LinkNetkit::new("probe0", "probe1", NetkitMode::L3).build();
-            Ok(handle.link().add(pair).execute().await?)
+            match handle.link().add(pair).execute().await {
+                Err(rtnetlink::Error::NetlinkError(refusal)) => Err(refusal.to_io().into()),
+                made => Ok(made?),
+            }
         })
     })
 }

@@ -237,6 +237,11 @@ impl Pod {
         SocketAddr::new(family.address(self.v4, self.v6), port)
     }
 
+    /// Which of the machine's users makes its sockets.
+    pub fn user(&self) -> Result<u32> {
+        self.sockets.user()
+    }
+
     /// A socket that belongs to the pod.
     pub fn socket(
         &self,

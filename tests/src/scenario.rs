@@ -85,8 +85,7 @@ pub fn can_run_daemons() -> Result<(), String> {
 
 fn has_what_it_needs(mesh: &MeshBuilder) -> Result<(), String> {
     are_installed(&mesh.programs)?;
-    mesh.features()
-        .try_for_each(kernel::Feature::require)
+    mesh.features().try_for_each(kernel::Feature::require)
 }
 
 fn are_installed(programs: &[String]) -> Result<(), String> {

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    env, io,
+    env, fs, io,
     io::{IoSlice, IoSliceMut},
     os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::PathBuf,
@@ -63,6 +63,14 @@ impl SocketMaker {
             process,
             _users: users,
         })
+    }
+
+    /// Which of the machine's users it runs as.
+    pub fn user(&self) -> Result<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let effective = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(effective.context("no Uid")?.parse()?)
     }
 
     /// Calls socket(2) inside the pod.

@@ -45,12 +45,13 @@ const LEFT_OUT: [&str; 6] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 5] = [
+const USER_SPACE: [&str; 6] = [
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
     "faults::peers::",
     "faults::readiness::",
+    "scenarios::verify::",
 ];
 
 /// What runs without IPv6 too: capture, the last hop, STRICT, and a daemon that dies.

@@ -8,6 +8,7 @@ mod programs;
 mod status;
 mod table;
 mod unenrol;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -33,6 +34,8 @@ enum Command {
     Unenrol(unenrol::UnenrolArgs),
     /// Show pods, certificates and connections of this node
     Status(status::StatusArgs),
+    /// Try what capture needs of this kernel, and read from it whether each pod is captured
+    Verify(verify::VerifyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -72,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Programs => programs::run(),
     };
     match result {
