@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
 };
@@ -16,7 +16,7 @@ use nix::{
 
 use crate::sockets;
 
-/// What `ztun-pod` is told to do before it serves, or instead.
+/// What `ztun-pod` is told to do before it makes sockets, or instead.
 pub const BECOME_ROOT_OF: &str = "become-root-of";
 const HOLD_NAMESPACES: &str = "hold-namespaces";
 
@@ -59,14 +59,15 @@ impl UserNamespace {
     }
 }
 
-/// What `ztun-pod` is to do with its arguments; then it serves, unless this ends it.
-pub fn prepare(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
+/// The main function of `ztun-pod`: makes sockets, or holds namespaces if its arguments say so.
+pub fn serve(mut arguments: impl Iterator<Item = String>, channel: RawFd) -> io::Result<()> {
     match arguments.next().as_deref() {
-        None => Ok(()),
-        Some(HOLD_NAMESPACES) => hold(),
-        Some(BECOME_ROOT_OF) => become_root_of(&arguments.next().unwrap_or_default()),
-        Some(other) => Err(io::Error::other(format!("{other} is unknown"))),
+        None => {}
+        Some(HOLD_NAMESPACES) => return hold(),
+        Some(BECOME_ROOT_OF) => become_root_of(&arguments.next().unwrap_or_default())?,
+        Some(other) => return Err(io::Error::other(format!("{other} is unknown"))),
     }
+    sockets::serve(channel)
 }
 
 /// Creates namespaces, says so, and keeps them until nobody wants them any more.
@@ -75,7 +76,7 @@ fn hold() -> io::Result<()> {
     io::stdout().write_all(b"!")?;
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new())?;
-    process::exit(0)
+    Ok(())
 }
 
 fn become_root_of(users: &str) -> io::Result<()> {

@@ -2,9 +2,8 @@
 
 use std::{env, io, os::fd::AsRawFd};
 
-use ztun_tests::{sockets, users};
+use ztun_tests::users;
 
 fn main() -> io::Result<()> {
-    users::prepare(env::args().skip(1))?;
-    sockets::serve(io::stdin().as_raw_fd())
+    users::serve(env::args().skip(1), io::stdin().as_raw_fd())
 }
