@@ -11,6 +11,7 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{
     Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::{AddressAttribute, AddressFlags},
         link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
         route::{RouteScope, RouteType},
         rule::{RuleAttribute, RuleMessage},
@@ -141,9 +142,14 @@ impl Netlink {
     }
 
     pub async fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
-        self.handle
-            .address()
-            .add(self.index(link)?, address, prefix)
+        let index = self.index(link)?;
+        let mut request = self.handle.address().add(index, address, prefix);
+        if address.is_ipv6() {
+            // Usable at once: nobody looks for another owner.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        request
             .execute()
             .await
             .with_context(|| format!("add address {address}/{prefix} to {link}"))
