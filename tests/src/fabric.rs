@@ -4,9 +4,10 @@ use anyhow::Result;
 
 use crate::{
     capture::Capture,
+    kernel::has_ipv6,
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, UPLINK, V4_PREFIX, V6_PREFIX},
+    node::{Node, PREFIXES, UPLINK},
 };
 
 const BRIDGE: &str = "fabric";
@@ -19,7 +20,9 @@ impl Fabric {
     /// Connects the nodes, and routes each one's pod networks to it.
     pub(crate) async fn connect(mesh: &str, nodes: &[Node]) -> Result<Self> {
         let netns = Netns::create(&format!("{mesh}fabric"))?;
-        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        }
         let links = Netlink::open(&netns)?;
         links.add_bridge(BRIDGE).await?;
         for (number, node) in (0..).zip(nodes) {
@@ -32,11 +35,11 @@ impl Fabric {
         for node in nodes {
             let uplink = Netlink::open(&node.netns)?;
             uplink.bring_up(UPLINK).await?;
-            for (address, prefix) in node.addresses().into_iter().zip([V4_PREFIX, V6_PREFIX]) {
+            for (address, prefix) in node.addresses().into_iter().zip(PREFIXES) {
                 uplink.add_address(UPLINK, address, prefix).await?;
             }
             for other in nodes.iter().filter(|other| other.name != node.name) {
-                let routes = other.pod_networks().into_iter().zip(other.addresses());
+                let routes = other.pod_networks().zip(other.addresses());
                 for ((network, prefix), gateway) in routes {
                     uplink.add_route(network, prefix, gateway).await?;
                 }

@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
@@ -18,11 +18,12 @@ use crate::{
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
+    kernel::{Feature, of_available_families},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, host_end, without_address_detection},
-    pod::{Enrolment, Pod, PodSpec},
+    node::{Node, host_end, without_address_detection},
+    pod::{Enrolment, Pod, PodSpec, Users},
     run::{self, Run},
     sabotage,
     service::Service,
@@ -37,6 +38,7 @@ pub struct MeshBuilder {
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
     pub(crate) programs: Vec<String>,
+    features: Vec<Feature>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -107,6 +109,19 @@ impl MeshBuilder {
     pub fn needs(mut self, program: &str) -> Self {
         self.programs.push(program.into());
         self
+    }
+
+    /// Names something of the kernel without which the test can't run.
+    #[must_use]
+    pub fn needs_kernel(mut self, feature: Feature) -> Self {
+        self.features.push(feature);
+        self
+    }
+
+    /// What it and its pods take of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let of_pods = self.pods.iter().flat_map(PodSpec::features);
+        self.features.iter().copied().chain(of_pods)
     }
 
     /// Builds the network, the pods and the mesh directory, and writes the daemons' configuration; starts none.
@@ -338,31 +353,18 @@ impl Mesh {
         };
         let name = run::pod_namespace(&self.name, &path);
         let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
-        let netns = Netns::create(&name)?;
+        let (netns, users) = match spec.users {
+            Users::Host => (Netns::create(&name)?, None),
+            Users::Own => {
+                let (netns, users) = Netns::create_with_users(&name)?;
+                (netns, Some(users))
+            }
+        };
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
-        let on_node = Netlink::open(&node.netns)?;
-        on_node
-            .add_veth(
-                &host_end(v4),
-                POD_BRIDGE,
-                "eth0",
-                &netns,
-                hardware_address(v4),
-            )
-            .await?;
-        let in_pod = Netlink::open(&netns)?;
-        in_pod.bring_up("lo").await?;
-        in_pod.bring_up("eth0").await?;
-        let addresses = [(v4.into(), 24), (v6.into(), 64)];
-        for (address, prefix) in addresses {
-            in_pod.add_address("eth0", address, prefix).await?;
-        }
-        for gateway in node.gateways() {
-            route_by(&in_pod, gateway).await?;
-        }
+        node.link(spec.link, &netns, (v4, v6)).await?;
         let uid = format!("{}{path}", self.name);
-        Pod::new(spec, uid, (v4, v6), netns, cgroup)
+        Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
     }
 
     /// Writes the mesh directory.
@@ -377,7 +379,7 @@ impl Mesh {
             self.apply(&manifest_of(pod, &pod.spec))?;
         }
         for service in &self.services {
-            let vips = [service.v4.into(), service.v6.into()];
+            let vips = of_available_families(service.v4, service.v6);
             self.apply(&Manifest::service(&service.spec, &vips))?;
         }
         manifests.iter().try_for_each(|object| self.apply(object))
@@ -440,23 +442,8 @@ impl Drop for Owned {
     }
 }
 
-/// Routes everything of the gateway's family by way of it.
-pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
-    let any = match gateway {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    netlink.add_route(any, 0, gateway).await
-}
-
-/// The same for each pod with this address, so that neighbours need not notice when one follows another.
-fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = pod.octets();
-    [0x02, 0x00, a, b, c, d]
-}
-
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {
-    Manifest::pod(spec, &pod.uid, &spec.node, &[pod.v4.into(), pod.v6.into()])
+    Manifest::pod(spec, &pod.uid, &spec.node, &pod.addresses())
 }
 
 fn ca_directory(files: &Path) -> PathBuf {

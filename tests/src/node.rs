@@ -16,16 +16,18 @@ use tokio::{process::Command, sync::Mutex};
 use crate::{
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
+    kernel::{has_ipv6, of_available_families},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
-    pod::Pod,
+    pod::{Link, Pod},
     process::Process,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
+/// What a node and a pod call the link that leads out.
 pub(crate) const UPLINK: &str = "eth0";
-pub(crate) const V4_PREFIX: u8 = 24;
-pub(crate) const V6_PREFIX: u8 = 64;
+/// The lengths of the networks' prefixes, IPv4's first.
+pub(crate) const PREFIXES: [u8; 2] = [24, 64];
 /// The first pod's last byte; the gateway has 1.
 const FIRST_POD: u8 = 10;
 
@@ -51,8 +53,9 @@ impl Node {
     ) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let netns = Netns::create(&format!("{mesh}{name}"))?;
-        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            netns.sysctl(key, "1")?;
+        netns.sysctl("net/ipv4/ip_forward", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         }
         without_address_detection(&netns)?;
         let node = Self {
@@ -67,21 +70,18 @@ impl Node {
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        for (address, prefix) in [
-            (IpAddr::V4(node.pod_v4(1)), V4_PREFIX),
-            (IpAddr::V6(node.pod_v6(1)), V6_PREFIX),
-        ] {
+        for (address, prefix) in node.gateways().into_iter().zip(PREFIXES) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
     }
 
     /// The addresses of the node itself.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [
-            Ipv4Addr::new(192, 168, 50, self.number).into(),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
-        ]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        of_available_families(
+            Ipv4Addr::new(192, 168, 50, self.number),
+            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()),
+        )
     }
 
     /// The index of a pod's interface on this node.
@@ -113,15 +113,13 @@ impl Node {
     }
 
     /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
-        [
-            (self.pod_v4(0).into(), V4_PREFIX),
-            (self.pod_v6(0).into(), V6_PREFIX),
-        ]
+    pub(crate) fn pod_networks(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let networks = of_available_families(self.pod_v4(0), self.pod_v6(0));
+        networks.into_iter().zip(PREFIXES)
     }
 
-    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
-        [self.pod_v4(1).into(), self.pod_v6(1).into()]
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        of_available_families(self.pod_v4(1), self.pod_v6(1))
     }
 
     pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
@@ -149,6 +147,44 @@ impl Node {
 
 /// The node's network.
 impl Node {
+    /// Links a pod to the node, and gives it its addresses and routes.
+    pub(crate) async fn link(
+        &self,
+        link: Link,
+        pod: &Netns,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+    ) -> Result<()> {
+        let (on_node, in_pod) = (Netlink::open(&self.netns)?, Netlink::open(pod)?);
+        let addresses = of_available_families(v4, v6).into_iter();
+        in_pod.bring_up("lo").await?;
+        match link {
+            Link::Veth => {
+                let hardware = hardware_address(v4);
+                on_node
+                    .add_veth(&host_end(v4), POD_BRIDGE, UPLINK, pod, hardware)
+                    .await?;
+                in_pod.bring_up(UPLINK).await?;
+                for (address, prefix) in addresses.zip(PREFIXES) {
+                    in_pod.add_address(UPLINK, address, prefix).await?;
+                }
+                for gateway in self.gateways() {
+                    route_by(&in_pod, gateway).await?;
+                }
+            }
+            Link::Netkit => {
+                on_node.add_netkit(&host_end(v4), UPLINK, pod).await?;
+                for (address, whole) in addresses.zip([32, 128]) {
+                    in_pod.add_address(UPLINK, address, whole).await?;
+                    in_pod.add_link_route(any(address), 0, UPLINK).await?;
+                    on_node
+                        .add_link_route(address, whole, &host_end(v4))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
     pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
         Netlink::open(&self.netns)?
@@ -303,6 +339,20 @@ impl Node {
     }
 }
 
+/// Every address of the family.
+fn any(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The same for each pod with this address, so that neighbours need not notice when one follows another.
+fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = pod.octets();
+    [0x02, 0x00, a, b, c, d]
+}
+
 /// The name of a pod's interface on its node.
 pub(crate) fn host_end(pod: Ipv4Addr) -> String {
     format!("veth{}", pod.octets()[3])
@@ -310,8 +360,16 @@ pub(crate) fn host_end(pod: Ipv4Addr) -> String {
 
 /// Addresses are usable at once: nobody else can have them.
 pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
+    if !has_ipv6() {
+        return Ok(());
+    }
     for interfaces in ["all", "default"] {
         netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
     }
     Ok(())
+}
+
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    netlink.add_route(any(gateway), 0, gateway).await
 }

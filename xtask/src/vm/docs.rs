@@ -13,7 +13,7 @@ const END: &str = "<!-- end -->";
 
 /// What users care about, and the tests that show it: those whose `TARGET::MODULE::TEST` contains one
 /// of the texts. A test counts for the first feature that it matches.
-const FEATURES: [(&str, &[&str]); 17] = [
+const FEATURES: [(&str, &[&str]); 20] = [
     (
         "Between nodes: encrypted, by IPv4, IPv6 and v4-mapped sockets, to pods and services",
         &["_on_another_node_encrypted"],
@@ -56,6 +56,15 @@ const FEATURES: [(&str, &[&str]); 17] = [
     (
         "Enrolment by CNI and by hand",
         &["interop::cni::", "faults::pods::"],
+    ),
+    (
+        "Pods with users of their own (`hostUsers: false`)",
+        &["scenarios::user_namespaces::"],
+    ),
+    ("Pods behind netkit devices", &["netkit::"]),
+    (
+        "A pod's own rules of nftables: drop, redirect, NAT",
+        &["coexistence::netfilter::"],
     ),
     ("Other owners of eBPF programs and rules", &["coexist"]),
     ("The test harness's own", &["harness::"]),
@@ -103,6 +112,7 @@ fn table(rows: &[Row]) -> String {
             rows.iter()
                 .map(|row| row.wanted.reverse_path_filter.to_string()),
         ),
+        line("IPv6", rows.iter().map(|row| ipv6(row).into())),
     ];
     for (number, (feature, _)) in FEATURES.iter().enumerate() {
         let cells: Vec<_> = rows.iter().map(|row| cell(row, number)).collect();
@@ -111,6 +121,14 @@ fn table(rows: &[Row]) -> String {
         }
     }
     lines.concat()
+}
+
+fn ipv6(row: &Row) -> &'static str {
+    if row.wanted.has_ipv6() {
+        "yes"
+    } else {
+        row.wanted.parameters
+    }
 }
 
 fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
