@@ -256,7 +256,7 @@ mod tests {
         let mut index = Index::default();
         for number in 0..100 {
             let labels = [("zone", "x"), ("app", &*number.to_string())];
-            index.insert(entry(&labels[1].1, Some("foo"), &labels));
+            index.insert(entry(labels[1].1, Some("foo"), &labels));
         }
         let mut destination = workload("7", &[]);
         destination.labels.insert("zone".into(), "x".into());
