@@ -4,6 +4,7 @@ mod client;
 mod cni;
 mod enrol;
 mod node;
+mod policy;
 mod programs;
 mod status;
 mod table;
@@ -33,6 +34,8 @@ enum Command {
     Unenrol(unenrol::UnenrolArgs),
     /// Show pods, certificates and connections of this node
     Status(status::StatusArgs),
+    /// Look into policies before they are in force
+    Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -72,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };
     match result {
