@@ -120,7 +120,13 @@ mod tests {
             annotation.to_string(),
             "metadata.annotations[istio.io/dry-run]"
         );
-        assert_eq!(FieldProblem::new(FieldPath::default(), "no").to_string(), "no");
-        assert_eq!(FieldProblem::new(ports, "no").to_string(), "spec.rules[0].ports[2]: no");
+        assert_eq!(
+            FieldProblem::new(FieldPath::default(), "no").to_string(),
+            "no"
+        );
+        assert_eq!(
+            FieldProblem::new(ports, "no").to_string(),
+            "spec.rules[0].ports[2]: no"
+        );
     }
 }

@@ -157,6 +157,7 @@ impl Reading<'_> {
             .as_ref()
             .and_then(|key| self.previous.get_key_value(key))
             .filter(|(_, object)| !matches!(***object, Object::Unreadable(_)));
+        let message = rejection.message();
         let (outcome, replacement) = match (last_good, rejection.stand_in) {
             (Some((key, object)), _) => (
                 ": its last good version stays in force",
@@ -168,7 +169,7 @@ impl Reading<'_> {
             }
             (None, None) => (": it is left out", None),
         };
-        let message = format!("line {line}: {}{outcome}", rejection.message);
+        let message = format!("line {line}: {message}{outcome}");
         self.problem(rejection.object, message);
         if let Some((key, object)) = replacement {
             self.contents.objects.entry(key).or_insert(object);

@@ -1,6 +1,7 @@
 //! Kubernetes objects to the mesh: the same for files and for the API server.
 
 mod namespace;
+mod policy;
 mod service;
 mod workload;
 
@@ -11,9 +12,7 @@ use std::{
 
 use self::namespace::Translated;
 use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
-use crate::mesh::{
-    Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid, policy::PeerAuthentications,
-};
+use crate::mesh::{ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
@@ -113,7 +112,8 @@ impl Translator {
             self.replace(namespace, translated);
         }
         if std::mem::take(&mut self.policies_stale) {
-            self.snapshot.set_policies(self.policies());
+            let policies = policy::policies(&self.objects, &self.settings);
+            self.snapshot.set_policies(policies);
         }
         self.snapshot.clone()
     }
@@ -125,7 +125,7 @@ impl Translator {
             .values()
             .flat_map(|contents| contents.problems.clone());
         let mut problems: Vec<_> = within.collect();
-        problems.extend(self.closed_targets());
+        problems.extend(policy::problems(&self.objects, &self.settings));
         problems.extend(self.contested_addresses());
         problems.extend(self.contested_vips());
         problems
@@ -166,42 +166,6 @@ impl Translator {
             self.snapshot.remove_service(key);
         }
         self.namespaces.insert(namespace, new);
-    }
-
-    fn policies(&self) -> Policies {
-        let mut peer_authentications = Vec::new();
-        let mut fail_closed = Vec::new();
-        for object in self.objects.values() {
-            match &**object {
-                Object::PeerAuthentication(policy) => peer_authentications.push(policy.clone()),
-                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-                    fail_closed.push(policy.clone());
-                }
-                _ => {}
-            }
-        }
-        Policies {
-            peer_authentications: PeerAuthentications::new(
-                &self.settings.root_namespace,
-                peer_authentications,
-            ),
-            fail_closed,
-        }
-    }
-
-    fn closed_targets(&self) -> impl Iterator<Item = ObjectProblem> {
-        self.objects
-            .iter()
-            .filter_map(|(key, object)| match &**object {
-                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-                    Some(ObjectProblem {
-                        key: key.clone(),
-                        object: policy.denial.policy.to_string(),
-                        message: format!("denies {}: {}", policy.target, policy.denial.reason),
-                    })
-                }
-                _ => None,
-            })
     }
 
     fn contested_addresses(&self) -> Vec<ObjectProblem> {

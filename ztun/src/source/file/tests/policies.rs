@@ -24,7 +24,10 @@ async fn a_policy_with_a_typo_keeps_its_last_good_version() {
             it.reports("PeerAuthentication foo/default", "last good")
         })
         .await;
-    directory.assert_reports("PeerAuthentication foo/default", "unknown field `mtl`");
+    directory.assert_reports(
+        "PeerAuthentication foo/default",
+        "spec.mtl: unknown field: write `mtls`",
+    );
     assert!(directory.denial("a").unwrap().contains("mode STRICT"));
 }
 
