@@ -12,7 +12,7 @@ use std::{
 
 use self::namespace::Translated;
 use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
-use crate::mesh::{ServiceKey, Snapshot, TrustDomain, WorkloadUid};
+use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
@@ -35,14 +35,14 @@ pub struct ObjectProblem {
 
 /// Keeps a snapshot in step with a store of objects.
 ///
-/// After a change only the namespaces concerned are translated again, and only what differs there
-/// is put into the snapshot.
+/// After a change only the namespaces and policies concerned are translated again, and only what
+/// differs there is put into the snapshot.
 #[derive(Debug)]
 pub struct Translator {
     settings: TranslateSettings,
     objects: BTreeMap<ObjectKey, Arc<Object>>,
     stale_namespaces: BTreeSet<Arc<str>>,
-    policies_stale: bool,
+    stale_policies: BTreeSet<ObjectKey>,
     namespaces: BTreeMap<Arc<str>, Contents>,
     workload_objects: BTreeMap<WorkloadUid, ObjectKey>,
     snapshot: Snapshot,
@@ -77,14 +77,16 @@ impl TranslateSettings {
 
 impl Translator {
     pub fn new(settings: TranslateSettings) -> Self {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_policies(Policies::new(&settings.root_namespace));
         Self {
             settings,
             objects: BTreeMap::new(),
             stale_namespaces: BTreeSet::new(),
-            policies_stale: false,
+            stale_policies: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             workload_objects: BTreeMap::new(),
-            snapshot: Snapshot::default(),
+            snapshot,
         }
     }
 
@@ -111,9 +113,8 @@ impl Translator {
             let translated = namespace::translate(&namespace, &self.objects, &self.settings);
             self.replace(namespace, translated);
         }
-        if std::mem::take(&mut self.policies_stale) {
-            let policies = policy::policies(&self.objects, &self.settings);
-            self.snapshot.set_policies(policies);
+        for key in std::mem::take(&mut self.stale_policies) {
+            self.replace_policy(&key);
         }
         self.snapshot.clone()
     }
@@ -125,7 +126,7 @@ impl Translator {
             .values()
             .flat_map(|contents| contents.problems.clone());
         let mut problems: Vec<_> = within.collect();
-        problems.extend(policy::problems(&self.objects, &self.settings));
+        problems.extend(policy::problems(&self.objects));
         problems.extend(self.contested_addresses());
         problems.extend(self.contested_vips());
         problems
@@ -133,7 +134,7 @@ impl Translator {
 
     fn mark_stale(&mut self, key: &ObjectKey) {
         if key.kind.is_policy() {
-            self.policies_stale = true;
+            self.stale_policies.insert(key.clone());
         } else {
             self.stale_namespaces.insert(Arc::clone(&key.namespace));
         }
@@ -166,6 +167,16 @@ impl Translator {
             self.snapshot.remove_service(key);
         }
         self.namespaces.insert(namespace, new);
+    }
+
+    fn replace_policy(&mut self, key: &ObjectKey) {
+        let Some(policy_key) = policy::key(key) else {
+            return;
+        };
+        match self.objects.get(key).and_then(|object| policy::of(object)) {
+            Some(policy) => self.snapshot.insert_policy(policy_key, policy),
+            None => self.snapshot.remove_policy(&policy_key),
+        }
     }
 
     fn contested_addresses(&self) -> Vec<ObjectProblem> {

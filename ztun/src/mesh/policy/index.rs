@@ -1,0 +1,179 @@
+//! Finds the policies that apply to a workload without a look at those that don't.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use imbl::{HashMap, OrdMap};
+
+use super::{PolicyKey, Target};
+use crate::mesh::workload::Workload;
+
+/// Policies by what they are for. A clone shares all that it has in common with its original.
+///
+/// A workload costs nothing here: what applies to it is found through its namespace and labels.
+#[derive(Clone, Debug)]
+pub(super) struct Index<T> {
+    entries: OrdMap<PolicyKey, Arc<Entry<T>>>,
+    mesh: Scope<T>,
+    namespaces: HashMap<Arc<str>, Scope<T>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry<T> {
+    pub(super) key: PolicyKey,
+    pub(super) target: Target,
+    pub(super) policy: T,
+}
+
+/// The mesh, or one namespace.
+#[derive(Clone, Debug)]
+struct Scope<T> {
+    /// Without a selector.
+    whole: Bucket<T>,
+    /// With one, each at a single label of it: by the label's key, then its value.
+    labelled: OrdMap<Arc<str>, HashMap<Arc<str>, Bucket<T>>>,
+}
+
+type Bucket<T> = Arc<Vec<Arc<Entry<T>>>>;
+
+impl<T: Clone> Index<T> {
+    /// Adds a policy; one with the same key must have been removed.
+    pub(super) fn insert(&mut self, entry: Entry<T>) {
+        let entry = Arc::new(entry);
+        match &entry.target.namespace {
+            None => self.mesh.insert(&entry),
+            Some(namespace) => {
+                let namespaces = &mut self.namespaces;
+                namespaces
+                    .entry(Arc::clone(namespace))
+                    .or_default()
+                    .insert(&entry);
+            }
+        }
+        self.entries.insert(entry.key.clone(), entry);
+    }
+
+    pub(super) fn remove(&mut self, key: &PolicyKey) {
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
+        let Some(namespace) = &entry.target.namespace else {
+            return self.mesh.remove(&entry);
+        };
+        if let Some(scope) = self.namespaces.get_mut(namespace) {
+            scope.remove(&entry);
+            if scope.is_empty() {
+                self.namespaces.remove(namespace);
+            }
+        }
+    }
+
+    /// Every policy, by key.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.values().map(AsRef::as_ref)
+    }
+
+    /// The policies that are for `workload`, in no order.
+    pub(super) fn applying(&self, workload: &Workload) -> impl Iterator<Item = &Entry<T>> {
+        let namespace = if self.namespaces.is_empty() {
+            None
+        } else {
+            self.namespaces.get(&workload.pod.namespace)
+        };
+        [Some(&self.mesh), namespace]
+            .into_iter()
+            .flatten()
+            .flat_map(|scope| scope.applying(&workload.labels))
+    }
+}
+
+impl<T: Clone> Scope<T> {
+    fn insert(&mut self, entry: &Arc<Entry<T>>) {
+        let bucket = match self.rarest_label(entry) {
+            None => &mut self.whole,
+            Some((key, value)) => {
+                let values = self.labelled.entry(Arc::clone(key)).or_default();
+                values.entry(Arc::clone(value)).or_default()
+            }
+        };
+        Arc::make_mut(bucket).push(Arc::clone(entry));
+    }
+
+    /// Labels such as `managed-by` are in many selectors: the one that the fewest policies stand
+    /// at keeps lists short.
+    fn rarest_label<'a>(&self, entry: &'a Entry<T>) -> Option<(&'a Arc<str>, &'a Arc<str>)> {
+        let standing = |key: &Arc<str>, value: &Arc<str>| {
+            let bucket = self.labelled.get(key).and_then(|values| values.get(value));
+            bucket.map_or(0, |bucket| bucket.len())
+        };
+        let labels = entry.target.selector.0.iter();
+        labels.min_by_key(|(key, value)| standing(key, value))
+    }
+
+    fn remove(&mut self, entry: &Entry<T>) {
+        if take(&mut self.whole, &entry.key) {
+            return;
+        }
+        for (key, value) in &entry.target.selector.0 {
+            let Some(values) = self.labelled.get_mut(key) else {
+                continue;
+            };
+            let Some(bucket) = values.get_mut(value) else {
+                continue;
+            };
+            if !take(bucket, &entry.key) {
+                continue;
+            }
+            if bucket.is_empty() {
+                values.remove(value);
+            }
+            if values.is_empty() {
+                self.labelled.remove(key);
+            }
+            return;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.labelled.is_empty()
+    }
+
+    fn applying(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> impl Iterator<Item = &Entry<T>> {
+        let labels_in_use = (!self.labelled.is_empty()).then_some(labels);
+        let labelled = labels_in_use
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| self.labelled.get(key)?.get(value))
+            .flat_map(|bucket| bucket.iter())
+            .filter(|entry| entry.target.selector.matches(labels));
+        self.whole.iter().chain(labelled).map(AsRef::as_ref)
+    }
+}
+
+/// True if the policy was there.
+fn take<T: Clone>(bucket: &mut Bucket<T>, key: &PolicyKey) -> bool {
+    let Some(position) = bucket.iter().position(|entry| entry.key == *key) else {
+        return false;
+    };
+    Arc::make_mut(bucket).swap_remove(position);
+    true
+}
+
+// Derived, these would ask that `T` itself is `Default`.
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self {
+            entries: OrdMap::new(),
+            mesh: Scope::default(),
+            namespaces: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Default for Scope<T> {
+    fn default() -> Self {
+        Self {
+            whole: Bucket::default(),
+            labelled: OrdMap::new(),
+        }
+    }
+}
