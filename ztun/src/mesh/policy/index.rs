@@ -177,3 +177,67 @@ impl<T> Default for Scope<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::{
+        fixture::workload,
+        policy::{PolicyKind, Selector},
+    };
+
+    fn entry(name: &str, namespace: Option<&str>, labels: &[(&str, &str)]) -> Entry<()> {
+        let labels = labels.iter().copied();
+        Entry {
+            key: PolicyKey::new(PolicyKind::AuthorizationPolicy, "foo", name),
+            target: Target {
+                namespace: namespace.map(Arc::from),
+                selector: Selector(
+                    labels
+                        .map(|(key, value)| (key.into(), value.into()))
+                        .collect(),
+                ),
+            },
+            policy: (),
+        }
+    }
+
+    #[test]
+    fn what_is_removed_leaves_nothing_behind() {
+        let mut index = Index::default();
+        for (number, namespace) in [None, Some("foo"), Some("bar")].into_iter().enumerate() {
+            for labels in [&[][..], &[("app", "a")], &[("app", "a"), ("tier", "x")]] {
+                let name = format!("{number}-{}", labels.len());
+                index.insert(entry(&name, namespace, labels));
+            }
+        }
+        assert_eq!(index.iter().count(), 9);
+        let keys: Vec<_> = index.iter().map(|entry| entry.key.clone()).collect();
+        for key in &keys {
+            index.remove(key);
+        }
+        assert_eq!(index.iter().count(), 0);
+        assert!(index.mesh.is_empty());
+        assert!(index.namespaces.is_empty());
+    }
+
+    #[test]
+    fn a_label_that_many_selectors_have_does_not_bring_them_together() {
+        let mut index = Index::default();
+        for number in 0..100 {
+            let labels = [("a-common-one", "x"), ("app", &*number.to_string())];
+            index.insert(entry(&labels[1].1.to_owned(), Some("foo"), &labels));
+        }
+        let mut destination = workload("7", &[]);
+        destination.labels.insert("a-common-one".into(), "x".into());
+        let scope = index.namespaces.get("foo").unwrap();
+        let longest = scope
+            .labelled
+            .values()
+            .flat_map(|values| values.values())
+            .map(|bucket| bucket.len())
+            .max();
+        assert_eq!(longest, Some(1));
+        assert_eq!(index.applying(&destination).count(), 1);
+    }
+}
