@@ -1,5 +1,7 @@
 //! `ztun policy lint` as it is called: what it prints, and how it ends.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::Path,

@@ -23,7 +23,7 @@ use crate::source::{
 
 /// Lists within lists, as the sources read them.
 const MAX_DEPTH: usize = 4;
-/// Groups whose kinds became PeerAuthentication and AuthorizationPolicy.
+/// Groups whose kinds became those of `security.istio.io`.
 const LEGACY_GROUPS: [&str; 2] = ["authentication.istio.io/", "rbac.istio.io/"];
 
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! `security.istio.io`: policies, read in full or not at all.
 
 pub mod authorization;
+mod condition;
 mod peer_authentication;
 mod values;
 

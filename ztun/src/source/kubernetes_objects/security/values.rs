@@ -1,6 +1,6 @@
 //! The values of policies' fields: what each may be, in its author's words.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -104,11 +104,6 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
         };
         format!("`{text}` is not a port, expected a number from 1 to 65535{hint}")
     })
-}
-
-/// Any text: of attributes that are not looked into at this layer.
-pub(super) fn any(text: &str) -> Result<Arc<str>, String> {
-    Ok(text.into())
 }
 
 /// With `*` elsewhere it would be taken for a plain letter, which no name has: the pattern would match nothing.

@@ -88,17 +88,16 @@ impl<'a> Served<'a> {
         }
         let mut of_services = self.members.iter();
         let service = of_services.find_map(|member| member.service_ports.get(&port));
-        let message = match service {
-            Some((service, target)) => format!(
+        let message = if let Some((service, target)) = service {
+            format!(
                 "{port} is the port of service {service}: policies are about the workload's own, which is {target}"
-            ),
-            None => {
-                let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
-                format!(
-                    "no workload that the policy is for serves port {port}; they serve {}",
-                    ports.join(", ")
-                )
-            }
+            )
+        } else {
+            let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+            format!(
+                "no workload that the policy is for serves port {port}; they serve {}",
+                ports.join(", ")
+            )
         };
         Some(located.warning(Check::Port, path, message))
     }

@@ -47,23 +47,15 @@ pub(super) fn between(policies: &[Located<'_, AuthorizationPolicy>]) -> Vec<Find
         let others = policies.iter().enumerate();
         let mut others = others.filter(|(other, _)| *other != index);
         let stronger = others.find_map(|(other_index, other)| {
-            let same_target = other.target == located.target;
             let effect = effect(other.policy, located.policy)?;
-            let is_mutual = same_target && effect.is_mutual(other.policy, located.policy);
-            (is_wider(&other.target, &located.target) && (!is_mutual || other_index < index))
-                .then_some((other, effect))
+            let counts = other_index < index || !is_mutual(other, located);
+            (counts && is_wider(&other.target, &located.target)).then_some((other, effect))
         });
         if let Some((other, effect)) = stronger {
-            let message = match effect {
-                Effect::Denies => format!(
-                    "has no effect: {} denies everything for the same workloads",
-                    other.key
-                ),
-                Effect::Allows => format!(
-                    "has no effect: {} allows everything for the same workloads",
-                    other.key
-                ),
-            };
+            let message = format!(
+                "has no effect: {} {effect} everything for the same workloads",
+                other.key
+            );
             let whole = FieldPath::default();
             findings.push(located.warning(Check::Shadowed, &whole, message));
         }
@@ -71,27 +63,25 @@ pub(super) fn between(policies: &[Located<'_, AuthorizationPolicy>]) -> Vec<Find
     findings
 }
 
-enum Effect {
-    Denies,
-    Allows,
-}
-
-impl Effect {
-    /// Two that match everything would shadow each other: the first of them counts.
-    fn is_mutual(&self, stronger: &AuthorizationPolicy, weaker: &AuthorizationPolicy) -> bool {
-        stronger.action == weaker.action && decides_all(weaker)
-    }
+/// Two that match everything would shadow each other: the first of them counts.
+fn is_mutual(
+    stronger: &Located<'_, AuthorizationPolicy>,
+    weaker: &Located<'_, AuthorizationPolicy>,
+) -> bool {
+    stronger.target == weaker.target
+        && stronger.policy.action == weaker.policy.action
+        && decides_all(weaker.policy)
 }
 
 /// How `stronger` leaves `weaker` without effect where both apply.
-fn effect(stronger: &AuthorizationPolicy, weaker: &AuthorizationPolicy) -> Option<Effect> {
+fn effect(stronger: &AuthorizationPolicy, weaker: &AuthorizationPolicy) -> Option<&'static str> {
     // What is only reported is reported all the same.
     if stronger.dry_run || weaker.dry_run || !decides_all(stronger) {
         return None;
     }
     match (stronger.action, weaker.action) {
-        (Action::Deny, Action::Allow | Action::Deny) => Some(Effect::Denies),
-        (Action::Allow, Action::Allow) => Some(Effect::Allows),
+        (Action::Deny, Action::Allow | Action::Deny) => Some("denies"),
+        (Action::Allow, Action::Allow) => Some("allows"),
         _ => None,
     }
 }

@@ -86,171 +86,47 @@ status: {conditions: []}
 
 #[test]
 fn what_is_wrong_around_the_rules_is_told_with_its_path() {
-    let cases = [
-        (
-            "spec: []",
-            "spec",
-            "expected an object with selector, action",
-        ),
-        ("spec: ALLOW", "spec", "found text"),
-        ("specs: {}", "specs", "write `spec`"),
-        (
-            "rules: []",
-            "rules",
-            "unknown field, expected apiVersion, kind, metadata, spec or status",
-        ),
-        ("spec: {rule: []}", "spec.rule", "write `rules`"),
-        ("spec: {Action: DENY}", "spec.Action", "write `action`"),
-        (
-            "spec: {from: []}",
-            "spec.from",
-            "unknown field, expected selector, action",
-        ),
-        ("spec: {mtls: {}}", "spec.mtls", "unknown field"),
-        (
-            "spec: {selector: {app: a}}",
-            "spec.selector.app",
-            "only `matchLabels` may be here, and fields within it",
-        ),
-        (
-            "spec: {selector: {matchExpressions: []}}",
-            "spec.selector.matchExpressions",
-            "unknown field",
-        ),
-        (
-            "spec: {selector: {match_labels: {}}}",
-            "spec.selector.match_labels",
-            "write `matchLabels`",
-        ),
-        (
-            "spec: {selector: app}",
-            "spec.selector",
-            "expected an object with matchLabels, found text",
-        ),
-        (
-            "spec: {selector: {matchLabels: [app]}}",
-            "spec.selector.matchLabels",
-            "expected labels and their values, found a list",
-        ),
-        (
-            "spec: {selector: {matchLabels: {app: true}}}",
-            "spec.selector.matchLabels.app",
-            "put it in quotes: \"true\"",
-        ),
-        (
-            "spec: {selector: {matchLabels: {v: 1}}}",
-            "spec.selector.matchLabels.v",
-            "put it in quotes: \"1\"",
-        ),
-        (
-            "spec: {selector: {matchLabels: {app: null}}}",
-            "spec.selector.matchLabels.app",
-            "expected text, found nothing",
-        ),
-        (
-            "spec: {selector: {matchLabels: {app: {}}}}",
-            "spec.selector.matchLabels.app",
-            "expected text, found an object",
-        ),
-        (
-            "spec: {selector: {matchLabels: {app: \"a*\"}}}",
-            "spec.selector.matchLabels.app",
-            "patterns are not possible",
-        ),
-        (
-            "spec: {selector: {matchLabels: {\"*\": a}}}",
-            "spec.selector.matchLabels.*",
-            "patterns are not possible",
-        ),
-        (
-            "spec: {selector: {matchLabels: {\"\": a}}}",
-            "spec.selector.matchLabels.",
-            "not a label's name",
-        ),
-        (
-            "spec: {action: allow}",
-            "spec.action",
-            "expected ALLOW, DENY, AUDIT or CUSTOM: write ALLOW",
-        ),
-        (
-            "spec: {action: Deny, rules: [{}]}",
-            "spec.action",
-            "write DENY",
-        ),
-        (
-            "spec: {action: REJECT}",
-            "spec.action",
-            "`REJECT` is not known, expected ALLOW, DENY",
-        ),
-        (
-            "spec: {action: 1}",
-            "spec.action",
-            "expected text, found a number",
-        ),
-        ("spec: {action: \"\"}", "spec.action", "must not be empty"),
-        (
-            "spec: {action: [DENY]}",
-            "spec.action",
-            "expected text, found a list",
-        ),
-        (
-            "spec: {action: CUSTOM, provider: {name: x}, rules: [{}]}",
-            "spec.action",
-            "external authorizer, which is not supported: use ALLOW, DENY or AUDIT",
-        ),
-        (
-            "spec: {action: ALLOW, provider: {name: x}, rules: [{}]}",
-            "spec.provider",
-            "belongs to the action CUSTOM",
-        ),
-        (
-            "spec: {targetRef: {kind: Gateway, name: w}}",
-            "spec.targetRef",
-            "need a waypoint",
-        ),
-        (
-            "spec: {targetRefs: [{kind: Service, name: w}]}",
-            "spec.targetRefs",
-            "use `spec.selector`",
-        ),
-        (
-            "spec: {targetRefs: x}",
-            "spec.targetRefs",
-            "need a waypoint",
-        ),
-        (
-            "spec: {rules: {}}",
-            "spec.rules",
-            "expected a list, found an object: start it with `- `",
-        ),
-        (
-            "spec: {rules: all}",
-            "spec.rules",
-            "expected a list, found text: write [\"all\"]",
-        ),
-        (
-            "spec: {rules: [null]}",
-            "spec.rules[0]",
-            "matches everything, write `{}`",
-        ),
-        (
-            "spec: {rules: [{}, x]}",
-            "spec.rules[1]",
-            "expected an object with from, to or when, found text",
-        ),
-        ("spec: {rules: [[]]}", "spec.rules[0]", "found a list"),
-        (
-            "spec: {action: DENY}",
-            "spec.rules",
-            "a DENY without rules denies nothing",
-        ),
-        (
-            "spec: {action: DENY, rules: []}",
-            "spec.rules",
-            "write one rule that is empty: `- {}`",
-        ),
-    ];
-    assert_wrong(&cases, whole, "");
+    let cases = r#"
+        spec: [] => spec => expected an object with selector, action
+        spec: ALLOW => spec => found text
+        specs: {} => specs => write `spec`
+        rules: [] => rules => unknown field, expected apiVersion, kind, metadata, spec or status
+        spec: {rule: []} => spec.rule => write `rules`
+        spec: {Action: DENY} => spec.Action => write `action`
+        spec: {from: []} => spec.from => unknown field, expected selector, action
+        spec: {mtls: {}} => spec.mtls => unknown field
+        spec: {selector: {app: a}} => spec.selector.app => only `matchLabels` may be here, and fields within it
+        spec: {selector: {matchExpressions: []}} => spec.selector.matchExpressions => unknown field
+        spec: {selector: {match_labels: {}}} => spec.selector.match_labels => write `matchLabels`
+        spec: {selector: app} => spec.selector => expected an object with matchLabels, found text
+        spec: {selector: {matchLabels: [app]}} => spec.selector.matchLabels => expected labels and their values, found a list
+        spec: {selector: {matchLabels: {app: true}}} => spec.selector.matchLabels.app => put it in quotes: "true"
+        spec: {selector: {matchLabels: {v: 1}}} => spec.selector.matchLabels.v => put it in quotes: "1"
+        spec: {selector: {matchLabels: {app: null}}} => spec.selector.matchLabels.app => expected text, found nothing
+        spec: {selector: {matchLabels: {app: {}}}} => spec.selector.matchLabels.app => expected text, found an object
+        spec: {selector: {matchLabels: {app: "a*"}}} => spec.selector.matchLabels.app => patterns are not possible
+        spec: {selector: {matchLabels: {"*": a}}} => spec.selector.matchLabels.* => patterns are not possible
+        spec: {selector: {matchLabels: {"": a}}} => spec.selector.matchLabels. => not a label's name
+        spec: {action: allow} => spec.action => expected ALLOW, DENY, AUDIT or CUSTOM: write ALLOW
+        spec: {action: Deny, rules: [{}]} => spec.action => write DENY
+        spec: {action: REJECT} => spec.action => `REJECT` is not known, expected ALLOW, DENY
+        spec: {action: 1} => spec.action => expected text, found a number
+        spec: {action: ""} => spec.action => must not be empty
+        spec: {action: [DENY]} => spec.action => expected text, found a list
+        spec: {action: CUSTOM, provider: {name: x}, rules: [{}]} => spec.action => external authorizer, which is not supported: use ALLOW, DENY or AUDIT
+        spec: {action: ALLOW, provider: {name: x}, rules: [{}]} => spec.provider => belongs to the action CUSTOM
+        spec: {targetRef: {kind: Gateway, name: w}} => spec.targetRef => need a waypoint
+        spec: {targetRefs: [{kind: Service, name: w}]} => spec.targetRefs => use `spec.selector`
+        spec: {targetRefs: x} => spec.targetRefs => need a waypoint
+        spec: {rules: {}} => spec.rules => expected a list, found an object: start it with `- `
+        spec: {rules: all} => spec.rules => expected a list, found text: write ["all"]
+        spec: {rules: [null]} => spec.rules[0] => matches everything, write `{}`
+        spec: {rules: [{}, x]} => spec.rules[1] => expected an object with from, to or when, found text
+        spec: {rules: [[]]} => spec.rules[0] => found a list
+        spec: {action: DENY} => spec.rules => a DENY without rules denies nothing
+        spec: {action: DENY, rules: []} => spec.rules => write one rule that is empty: `- {}`
+    "#;
+    assert_wrong(cases, whole, "");
 }
 
 #[test]
@@ -258,37 +134,17 @@ fn what_is_wrong_with_its_metadata_is_told_with_its_path() {
     let with_metadata = |metadata: &str| {
         spec("{}").replace("namespace: foo", &format!("namespace: foo, {metadata}"))
     };
-    let cases = [
-        (
-            "annotations: {istio.io/dry-run: \"yes\"}",
-            "annotations[istio.io/dry-run]",
-            "`yes` is not known, expected true or false",
-        ),
-        (
-            "annotations: {istio.io/dry-run: \"True\"}",
-            "annotations[istio.io/dry-run]",
-            "write true",
-        ),
-        (
-            "annotations: {istio.io/dry-run: \"\"}",
-            "annotations[istio.io/dry-run]",
-            "must not be empty",
-        ),
-        (
-            "annotations: {istio.io/dry-run: true}",
-            "annotations[istio.io/dry-run]",
-            "expected a string",
-        ),
-        (
-            "annotations: {other: 1}",
-            "annotations.other",
-            "expected a string",
-        ),
-        ("annotations: dry-run", "annotations", "expected a map"),
-        ("labels: [a]", "labels", "expected a map"),
-        ("creationTimestamp: yesterday", "creationTimestamp", ""),
-    ];
-    assert_wrong(&cases, with_metadata, "metadata.");
+    let cases = r#"
+        annotations: {istio.io/dry-run: "yes"} => annotations[istio.io/dry-run] => `yes` is not known, expected true or false
+        annotations: {istio.io/dry-run: "True"} => annotations[istio.io/dry-run] => write true
+        annotations: {istio.io/dry-run: ""} => annotations[istio.io/dry-run] => must not be empty
+        annotations: {istio.io/dry-run: true} => annotations[istio.io/dry-run] => expected a string
+        annotations: {other: 1} => annotations.other => expected a string
+        annotations: dry-run => annotations => expected a map
+        labels: [a] => labels => expected a map
+        creationTimestamp: yesterday => creationTimestamp =>
+    "#;
+    assert_wrong(cases, with_metadata, "metadata.");
 }
 
 #[test]

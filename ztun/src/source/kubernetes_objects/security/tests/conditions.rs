@@ -87,176 +87,52 @@ fn keys_of_layer_7_are_recorded_and_nothing_of_their_values() {
 
 #[test]
 fn conditions_are_refused_in_whatever_way_they_are_wrong() {
-    let cases = [
-        (
-            "x",
-            "[0]",
-            "expected an object with key, values or notValues, found text",
-        ),
-        ("null", "[0]", "found nothing"),
-        ("{}", "[0]", "`key` is missing"),
-        ("{values: [a]}", "[0]", "`key` is missing"),
-        ("{key: \"\", values: [a]}", "[0].key", "must not be empty"),
-        (
-            "{key: [source.ip], values: [a]}",
-            "[0].key",
-            "expected text, found a list",
-        ),
-        (
-            "{key: source.ip}",
-            "[0]",
-            "`values` or `notValues` must name at least one value",
-        ),
-        (
-            "{key: source.ip, values: [], notValues: []}",
-            "[0]",
-            "must name at least one value",
-        ),
-        (
-            "{key: source.ip, values: }",
-            "[0]",
-            "must name at least one value",
-        ),
-        (
-            "{key: connection.sni, values: []}",
-            "[0]",
-            "must name at least one value",
-        ),
-        (
-            "{key: source.ip, values: [10.0.0.1], value: [a]}",
-            "[0].value",
-            "write `values`",
-        ),
-        (
-            "{key: source.ip, values: [10.0.0.1], not_values: [a]}",
-            "[0].not_values",
-            "write `notValues`",
-        ),
-        (
-            "{key: source.ip, values: 10.0.0.1}",
-            "[0].values",
-            "expected a list, found text: write [\"10.0.0.1\"]",
-        ),
-        (
-            "{key: source.ip, values: {a: b}}",
-            "[0].values",
-            "start it with `- `",
-        ),
-        (
-            "{key: source.ip, notValues: [\"\"]}",
-            "[0].notValues[0]",
-            "must not be empty",
-        ),
-        (
-            "{key: source.ip, values: [x]}",
-            "[0].values[0]",
-            "is not an IP address or block",
-        ),
-        (
-            "{key: remote.ip, values: [10.0.0.0/99]}",
-            "[0].values[0]",
-            "is not an IP address or block",
-        ),
-        (
-            "{key: destination.ip, notValues: [\"*\"]}",
-            "[0].notValues[0]",
-            "is not an IP address or block",
-        ),
-        (
-            "{key: source.namespace, values: [Foo]}",
-            "[0].values[0]",
-            "is no namespace's name",
-        ),
-        (
-            "{key: source.principal, values: [spiffe://td/ns/a/sa/b]}",
-            "[0].values[0]",
-            "without `spiffe://`: `td/ns/a/sa/b`",
-        ),
-        (
-            "{key: source.serviceAccount, values: [a/b/c]}",
-            "[0].values[0]",
-            "expected NAME or NAMESPACE/NAME",
-        ),
-        (
-            "{key: destination.port, values: [\"80\", \"0\"]}",
-            "[0].values[1]",
-            "from 1 to 65535",
-        ),
-        (
-            "{key: destination.port, values: [80]}",
-            "[0].values[0]",
-            "put it in quotes: \"80\"",
-        ),
-        (
-            "{key: connection.sni, values: [1]}",
-            "[0].values[0]",
-            "put it in quotes",
-        ),
-        (
-            "{key: source.port, values: [\"80\"]}",
-            "[0].key",
-            "`source.port` is not an attribute, expected source.ip, remote.ip",
-        ),
-        (
-            "{key: Source.IP, values: [10.0.0.1]}",
-            "[0].key",
-            "is not an attribute",
-        ),
-        (
-            "{key: source.user, values: [a]}",
-            "[0].key",
-            "is not an attribute",
-        ),
-        (
-            "{key: request.headers, values: [a]}",
-            "[0].key",
-            "lacks a name in brackets, such as `request.headers[x]`",
-        ),
-        (
-            "{key: \"request.headers[]\", values: [a]}",
-            "[0].key",
-            "lacks a name in brackets",
-        ),
-        (
-            "{key: request.auth.claims, values: [a]}",
-            "[0].key",
-            "such as `request.auth.claims[x]`",
-        ),
-        (
-            "{key: destination.namespace, values: [a]}",
-            "[0].key",
-            "a policy is for its own namespace",
-        ),
-        (
-            "{key: \"destination.labels[app]\", values: [a]}",
-            "[0].key",
-            "use `spec.selector`",
-        ),
-        (
-            "{key: destination.name, values: [a]}",
-            "[0].key",
-            "use `spec.selector`",
-        ),
-        (
-            "{key: source.ip, values: [10.0.0.1]}, {key: x, values: [a]}",
-            "[1].key",
-            "is not an attribute",
-        ),
-    ];
-    assert_wrong(&cases, condition, "spec.rules[0].when");
+    let cases = r#"
+        x => [0] => expected an object with key, values or notValues, found text
+        null => [0] => found nothing
+        {} => [0] => `key` is missing
+        {values: [a]} => [0] => `key` is missing
+        {key: "", values: [a]} => [0].key => must not be empty
+        {key: [source.ip], values: [a]} => [0].key => expected text, found a list
+        {key: source.ip} => [0] => `values` or `notValues` must name at least one value
+        {key: source.ip, values: [], notValues: []} => [0] => must name at least one value
+        {key: source.ip, values: } => [0] => must name at least one value
+        {key: connection.sni, values: []} => [0] => must name at least one value
+        {key: source.ip, values: [10.0.0.1], value: [a]} => [0].value => write `values`
+        {key: source.ip, values: [10.0.0.1], not_values: [a]} => [0].not_values => write `notValues`
+        {key: source.ip, values: 10.0.0.1} => [0].values => expected a list, found text: write ["10.0.0.1"]
+        {key: source.ip, values: {a: b}} => [0].values => start it with `- `
+        {key: source.ip, notValues: [""]} => [0].notValues[0] => must not be empty
+        {key: source.ip, values: [x]} => [0].values[0] => is not an IP address or block
+        {key: remote.ip, values: [10.0.0.0/99]} => [0].values[0] => is not an IP address or block
+        {key: destination.ip, notValues: ["*"]} => [0].notValues[0] => is not an IP address or block
+        {key: source.namespace, values: [Foo]} => [0].values[0] => is no namespace's name
+        {key: source.principal, values: [spiffe://td/ns/a/sa/b]} => [0].values[0] => without `spiffe://`: `td/ns/a/sa/b`
+        {key: source.serviceAccount, values: [a/b/c]} => [0].values[0] => expected NAME or NAMESPACE/NAME
+        {key: destination.port, values: ["80", "0"]} => [0].values[1] => from 1 to 65535
+        {key: destination.port, values: [80]} => [0].values[0] => put it in quotes: "80"
+        {key: connection.sni, values: [1]} => [0].values[0] => put it in quotes
+        {key: source.port, values: ["80"]} => [0].key => `source.port` is not an attribute, expected source.ip, remote.ip
+        {key: Source.IP, values: [10.0.0.1]} => [0].key => is not an attribute
+        {key: source.user, values: [a]} => [0].key => is not an attribute
+        {key: request.headers, values: [a]} => [0].key => lacks a name in brackets, such as `request.headers[x]`
+        {key: "request.headers[]", values: [a]} => [0].key => lacks a name in brackets
+        {key: request.auth.claims, values: [a]} => [0].key => such as `request.auth.claims[x]`
+        {key: destination.namespace, values: [a]} => [0].key => a policy is for its own namespace
+        {key: "destination.labels[app]", values: [a]} => [0].key => use `spec.selector`
+        {key: destination.name, values: [a]} => [0].key => use `spec.selector`
+        {key: source.ip, values: [10.0.0.1]}, {key: x, values: [a]} => [1].key => is not an attribute
+    "#;
+    assert_wrong(cases, condition, "spec.rules[0].when");
     let whole = |text: &str| {
         object(
             "AuthorizationPolicy",
             &format!("spec: {{rules: [{{when: {text}}}]}}"),
         )
     };
-    let cases = [
-        (
-            "{key: source.ip, values: [10.0.0.1]}",
-            "",
-            "start it with `- `",
-        ),
-        ("source.ip", "", "expected a list, found text"),
-    ];
-    assert_wrong(&cases, whole, "spec.rules[0].when");
+    let cases = r"
+        {key: source.ip, values: [10.0.0.1]} => - => start it with `- `
+        source.ip => - => expected a list, found text
+    ";
+    assert_wrong(cases, whole, "spec.rules[0].when");
 }

@@ -15,9 +15,6 @@ use crate::{
     source::document::{self, Document},
 };
 
-/// What is wrong, such as `("{ports: [0]}", "ports[0]", "in quotes")`: text, path and a part of the message.
-type Wrong<'a> = (&'a str, &'a str, &'a str);
-
 fn read_text(text: &str) -> Result<Read, Rejection> {
     let value = document::parse_yaml(Document { line: 1, text }).unwrap();
     let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
@@ -57,15 +54,20 @@ fn peer_authentication(rest: &str) -> PeerAuthentication {
     }
 }
 
-/// Each text is refused for this one reason, and something closes its target.
-fn assert_wrong(cases: &[Wrong<'_>], object: impl Fn(&str) -> String, path_prefix: &str) {
-    for (text, path, message) in cases {
+/// Each line is `TEXT => PATH => MESSAGE`: the text is refused for this one reason, whose message contains that,
+/// and something closes its target. A path that is empty is `-`.
+fn assert_wrong(cases: &str, object: impl Fn(&str) -> String, path_prefix: &str) {
+    for case in cases.lines().filter(|line| !line.trim().is_empty()) {
+        let columns: Vec<&str> = case.split("=>").map(str::trim).collect();
+        let [text, path, message] = columns[..] else {
+            panic!("not three columns: {case}");
+        };
         let rejection = match read_text(&object(text)) {
             Err(rejection) => rejection,
             Ok(read) => panic!("`{text}` was taken: {read:?}"),
         };
         let told = rejection.message();
-        let path = format!("{path_prefix}{path}");
+        let path = format!("{path_prefix}{}", path.trim_start_matches('-'));
         let [problem] = &rejection.problems[..] else {
             panic!("`{text}`: not one problem: {told}");
         };

@@ -138,67 +138,27 @@ fn every_field_of_layer_7_is_recorded_and_nothing_of_its_values() {
 
 #[test]
 fn a_rule_that_is_not_made_as_rules_are_is_refused() {
-    let cases = [
-        ("{source: {}}", ".source", "expected from, to or when"),
-        ("{form: []}", ".form", "unknown field"),
-        ("{From: []}", ".From", "write `from`"),
-        (
-            "{from: {source: {namespaces: [a]}}}",
-            ".from",
-            "expected a list, found an object: start it with `- `",
-        ),
-        (
-            "{from: []}",
-            ".from",
-            "an empty list restricts nothing: name a `source`, or leave `from` out",
-        ),
-        ("{from: [{}]}", ".from[0]", "`source` is missing"),
-        (
-            "{from: [null]}",
-            ".from[0]",
-            "expected an object with source, found nothing",
-        ),
-        ("{from: [{source: }]}", ".from[0]", "`source` is missing"),
-        (
-            "{from: [{source: {}}]}",
-            ".from[0].source",
-            "is empty and restricts nothing",
-        ),
-        ("{from: [{source: []}]}", ".from[0].source", "found a list"),
-        (
-            "{from: [{sources: {}, source: {namespaces: [a]}}]}",
-            ".from[0].sources",
-            "write `source`",
-        ),
-        (
-            "{from: [{principals: [a], source: {namespaces: [a]}}]}",
-            ".from[0].principals",
-            "only `source` may be here, and fields within it",
-        ),
-        (
-            "{from: [{source: {namespaces: [a]}}, {source: {namespace: [a]}}]}",
-            ".from[1].source.namespace",
-            "write `namespaces`",
-        ),
-        ("{to: []}", ".to", "name a `operation`, or leave `to` out"),
-        ("{to: [{}]}", ".to[0]", "`operation` is missing"),
-        (
-            "{to: [{operation: {}}]}",
-            ".to[0].operation",
-            "is empty and restricts nothing",
-        ),
-        (
-            "{to: [{ports: [\"80\"], operation: {ports: [\"80\"]}}]}",
-            ".to[0].ports",
-            "only `operation` may be here",
-        ),
-        (
-            "{to: {operation: {ports: [\"80\"]}}}",
-            ".to",
-            "start it with `- `",
-        ),
-    ];
-    assert_wrong(&cases, rule, "spec.rules[0]");
+    let cases = r#"
+        {source: {}} => .source => expected from, to or when
+        {form: []} => .form => unknown field
+        {From: []} => .From => write `from`
+        {from: {source: {namespaces: [a]}}} => .from => expected a list, found an object: start it with `- `
+        {from: []} => .from => an empty list restricts nothing: name a `source`, or leave `from` out
+        {from: [{}]} => .from[0] => `source` is missing
+        {from: [null]} => .from[0] => expected an object with source, found nothing
+        {from: [{source: }]} => .from[0] => `source` is missing
+        {from: [{source: {}}]} => .from[0].source => is empty and restricts nothing
+        {from: [{source: []}]} => .from[0].source => found a list
+        {from: [{sources: {}, source: {namespaces: [a]}}]} => .from[0].sources => write `source`
+        {from: [{principals: [a], source: {namespaces: [a]}}]} => .from[0].principals => only `source` may be here, and fields within it
+        {from: [{source: {namespaces: [a]}}, {source: {namespace: [a]}}]} => .from[1].source.namespace => write `namespaces`
+        {to: []} => .to => name a `operation`, or leave `to` out
+        {to: [{}]} => .to[0] => `operation` is missing
+        {to: [{operation: {}}]} => .to[0].operation => is empty and restricts nothing
+        {to: [{ports: ["80"], operation: {ports: ["80"]}}]} => .to[0].ports => only `operation` may be here
+        {to: {operation: {ports: ["80"]}}} => .to => start it with `- `
+    "#;
+    assert_wrong(cases, rule, "spec.rules[0]");
 }
 
 #[test]
@@ -241,25 +201,21 @@ fn every_field_of_an_operation_is_refused_in_whatever_way_it_is_wrong() {
     }
     for field in ["ports", "notPorts"] {
         let port = |port: &str| operation_of(&format!("{{{field}: [{port}]}}"));
-        let cases = [
-            (
-                "\"0\"",
-                "[0]",
-                "`0` is not a port, expected a number from 1 to 65535",
-            ),
-            ("\"70000\"", "[0]", "from 1 to 65535"),
-            ("\"-1\"", "[0]", "from 1 to 65535"),
-            ("\"+80\"", "[0]", "from 1 to 65535"),
-            ("\" 80\"", "[0]", "from 1 to 65535"),
-            ("http", "[0]", "names and ranges are not possible"),
-            ("8000-9000", "[0]", "names and ranges are not possible"),
-            ("\"*\"", "[0]", "names and ranges are not possible"),
-            ("80", "[0]", "put it in quotes: \"80\""),
-            ("80.5", "[0]", "put it in quotes"),
-            ("\"80\", http", "[1]", "is not a port"),
-        ];
+        let cases = r#"
+            "0" => [0] => `0` is not a port, expected a number from 1 to 65535
+            "70000" => [0] => from 1 to 65535
+            "-1" => [0] => from 1 to 65535
+            "+80" => [0] => from 1 to 65535
+            " 80" => [0] => from 1 to 65535
+            http => [0] => names and ranges are not possible
+            8000-9000 => [0] => names and ranges are not possible
+            "*" => [0] => names and ranges are not possible
+            80 => [0] => put it in quotes: "80"
+            80.5 => [0] => put it in quotes
+            "80", http => [1] => is not a port
+        "#;
         assert_wrong(
-            &cases,
+            cases,
             port,
             &format!("spec.rules[0].to[0].operation.{field}"),
         );
@@ -270,41 +226,25 @@ fn every_field_of_an_operation_is_refused_in_whatever_way_it_is_wrong() {
 fn principals_that_nobody_has_are_refused() {
     for field in ["principals", "notPrincipals"] {
         let principal = |text: &str| source_of(&format!("{{{field}: [{text}]}}"));
-        let cases = [
-            (
-                "spiffe://cluster.local/ns/a/sa/b",
-                "[0]",
-                "written without `spiffe://`: `cluster.local/ns/a/sa/b`",
-            ),
-            (
-                "\"spiffe://cluster.local/*\"",
-                "[0]",
-                "written without `spiffe://`",
-            ),
-            (
-                "admin",
-                "[0]",
-                "expected TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
-            ),
-            ("a/b", "[0]", "is nobody's principal"),
-            ("cluster.local/ns/a", "[0]", "is nobody's principal"),
-            ("cluster.local/ns/a/sa/", "[0]", "is nobody's principal"),
-            ("cluster.local/sa/b/ns/a", "[0]", "is nobody's principal"),
-            ("cluster.local/ns/A/sa/b", "[0]", "is nobody's principal"),
-            ("/ns/a/sa/b", "[0]", "is nobody's principal"),
-            ("system:serviceaccount:a:b", "[0]", "is nobody's principal"),
-            (
-                "\"cluster.local/ns/*/sa/b\"",
-                "[0]",
-                "one `*` may stand, at the start or at the end",
-            ),
-            ("\"*/ns/a/*\"", "[0]", "one `*` may stand"),
-            ("\"**\"", "[0]", "one `*` may stand"),
-            ("\"*/sa/B\"", "[0]", "matches no principal"),
-            ("\"cluster.local/ns/a b*\"", "[0]", "matches no principal"),
-        ];
+        let cases = r#"
+            spiffe://cluster.local/ns/a/sa/b => [0] => written without `spiffe://`: `cluster.local/ns/a/sa/b`
+            "spiffe://cluster.local/*" => [0] => written without `spiffe://`
+            admin => [0] => expected TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT
+            a/b => [0] => is nobody's principal
+            cluster.local/ns/a => [0] => is nobody's principal
+            cluster.local/ns/a/sa/ => [0] => is nobody's principal
+            cluster.local/sa/b/ns/a => [0] => is nobody's principal
+            cluster.local/ns/A/sa/b => [0] => is nobody's principal
+            /ns/a/sa/b => [0] => is nobody's principal
+            system:serviceaccount:a:b => [0] => is nobody's principal
+            "cluster.local/ns/*/sa/b" => [0] => one `*` may stand, at the start or at the end
+            "*/ns/a/*" => [0] => one `*` may stand
+            "**" => [0] => one `*` may stand
+            "*/sa/B" => [0] => matches no principal
+            "cluster.local/ns/a b*" => [0] => matches no principal
+        "#;
         assert_wrong(
-            &cases,
+            cases,
             principal,
             &format!("spec.rules[0].from[0].source.{field}"),
         );
@@ -315,17 +255,17 @@ fn principals_that_nobody_has_are_refused() {
 fn namespaces_that_cannot_be_are_refused() {
     for field in ["namespaces", "notNamespaces"] {
         let namespace = |text: &str| source_of(&format!("{{{field}: [{text}]}}"));
-        let cases = [
-            ("Foo", "[0]", "`Foo` is no namespace's name"),
-            ("foo/bar", "[0]", "is no namespace's name"),
-            ("foo_bar", "[0]", "is no namespace's name"),
-            ("\"-foo\"", "[0]", "is no namespace's name"),
-            ("\"foo/*\"", "[0]", "is no namespace's name"),
-            ("\"f*o\"", "[0]", "one `*` may stand"),
-            ("a, \"*b*\"", "[1]", "one `*` may stand"),
-        ];
+        let cases = r#"
+            Foo => [0] => `Foo` is no namespace's name
+            foo/bar => [0] => is no namespace's name
+            foo_bar => [0] => is no namespace's name
+            "-foo" => [0] => is no namespace's name
+            "foo/*" => [0] => is no namespace's name
+            "f*o" => [0] => one `*` may stand
+            a, "*b*" => [1] => one `*` may stand
+        "#;
         assert_wrong(
-            &cases,
+            cases,
             namespace,
             &format!("spec.rules[0].from[0].source.{field}"),
         );
@@ -336,45 +276,29 @@ fn namespaces_that_cannot_be_are_refused() {
 fn service_accounts_that_cannot_be_are_refused() {
     for field in ["serviceAccounts", "notServiceAccounts"] {
         let account = |text: &str| source_of(&format!("{{{field}: [{text}]}}"));
-        let cases = [
-            ("a/b/c", "[0]", "expected NAME or NAMESPACE/NAME"),
-            ("a/", "[0]", "is not a service account"),
-            ("/b", "[0]", "is not a service account"),
-            ("a/B", "[0]", "is not a service account"),
-            ("\"a/*\"", "[0]", "service accounts have no patterns"),
-            ("\"*\"", "[0]", "service accounts have no patterns"),
-            ("cluster.local/ns/a/sa/b", "[0]", "write `a/b`"),
-            ("spiffe://cluster.local/ns/a/sa/b", "[0]", "write `a/b`"),
-            (
-                "system:serviceaccount:a:b",
-                "[0]",
-                "is not a service account",
-            ),
-        ];
+        let cases = r#"
+            a/b/c => [0] => expected NAME or NAMESPACE/NAME
+            a/ => [0] => is not a service account
+            /b => [0] => is not a service account
+            a/B => [0] => is not a service account
+            "a/*" => [0] => service accounts have no patterns
+            "*" => [0] => service accounts have no patterns
+            cluster.local/ns/a/sa/b => [0] => write `a/b`
+            spiffe://cluster.local/ns/a/sa/b => [0] => write `a/b`
+            system:serviceaccount:a:b => [0] => is not a service account
+        "#;
         assert_wrong(
-            &cases,
+            cases,
             account,
             &format!("spec.rules[0].from[0].source.{field}"),
         );
     }
-    let cases = [
-        (
-            "{serviceAccounts: [a], principals: [\"*\"]}",
-            "serviceAccounts",
-            "can't stand beside principals or namespaces",
-        ),
-        (
-            "{serviceAccounts: [a], notNamespaces: [b]}",
-            "serviceAccounts",
-            "can't stand beside",
-        ),
-        (
-            "{notServiceAccounts: [a], namespaces: [b]}",
-            "notServiceAccounts",
-            "can't stand beside",
-        ),
-    ];
-    assert_wrong(&cases, source_of, "spec.rules[0].from[0].source.");
+    let cases = r#"
+        {serviceAccounts: [a], principals: ["*"]} => serviceAccounts => can't stand beside principals or namespaces
+        {serviceAccounts: [a], notNamespaces: [b]} => serviceAccounts => can't stand beside
+        {notServiceAccounts: [a], namespaces: [b]} => notServiceAccounts => can't stand beside
+    "#;
+    assert_wrong(cases, source_of, "spec.rules[0].from[0].source.");
 }
 
 #[test]
@@ -386,28 +310,24 @@ fn blocks_that_are_none_are_refused() {
         "notRemoteIpBlocks",
     ] {
         let block = |text: &str| source_of(&format!("{{{field}: [{text}]}}"));
-        let cases = [
-            (
-                "10.0.0.0/33",
-                "[0]",
-                "`10.0.0.0/33` is not an IP address or block, expected such as 10.1.2.3",
-            ),
-            ("\"fd00::/129\"", "[0]", "is not an IP address or block"),
-            ("10.0.0/8", "[0]", "is not an IP address or block"),
-            ("10.0.0.0/", "[0]", "is not an IP address or block"),
-            ("10.0.0.0/255.0.0.0", "[0]", "is not an IP address or block"),
-            ("10.0.0.1-10.0.0.9", "[0]", "is not an IP address or block"),
-            ("\"10.0.0.*\"", "[0]", "is not an IP address or block"),
-            ("\"*\"", "[0]", "is not an IP address or block"),
-            ("localhost", "[0]", "is not an IP address or block"),
-            ("256.0.0.1", "[0]", "is not an IP address or block"),
-            ("\"fe80::1%eth0\"", "[0]", "is not an IP address or block"),
-            ("\"10.0.0.1:80\"", "[0]", "is not an IP address or block"),
-            ("10.1", "[0]", "put it in quotes"),
-            ("10.0.0.1, x", "[1]", "`x` is not"),
-        ];
+        let cases = r#"
+            10.0.0.0/33 => [0] => `10.0.0.0/33` is not an IP address or block, expected such as 10.1.2.3
+            "fd00::/129" => [0] => is not an IP address or block
+            10.0.0/8 => [0] => is not an IP address or block
+            10.0.0.0/ => [0] => is not an IP address or block
+            10.0.0.0/255.0.0.0 => [0] => is not an IP address or block
+            10.0.0.1-10.0.0.9 => [0] => is not an IP address or block
+            "10.0.0.*" => [0] => is not an IP address or block
+            "*" => [0] => is not an IP address or block
+            localhost => [0] => is not an IP address or block
+            256.0.0.1 => [0] => is not an IP address or block
+            "fe80::1%eth0" => [0] => is not an IP address or block
+            "10.0.0.1:80" => [0] => is not an IP address or block
+            10.1 => [0] => put it in quotes
+            10.0.0.1, x => [1] => `x` is not
+        "#;
         assert_wrong(
-            &cases,
+            cases,
             block,
             &format!("spec.rules[0].from[0].source.{field}"),
         );
@@ -416,18 +336,18 @@ fn blocks_that_are_none_are_refused() {
 
 fn not_a_list_of_texts(field: &str, object: fn(&str) -> String, prefix: &str) {
     let of = |value: &str| object(&format!("{{{field}: {value}}}"));
-    let cases = [
-        ("a", "", "expected a list, found text: write [\"a\"]"),
-        ("1", "", "expected a list, found a number"),
-        ("true", "", "expected a list, found true or false"),
-        ("{a: b}", "", "start it with `- `"),
-        ("[]", "", "an empty list restricts nothing"),
-        ("[\"\"]", "[0]", "must not be empty"),
-        ("[null]", "[0]", "expected text, found nothing"),
-        ("[1]", "[0]", "put it in quotes: \"1\""),
-        ("[true]", "[0]", "put it in quotes: \"true\""),
-        ("[[a]]", "[0]", "expected text, found a list"),
-        ("[{a: b}]", "[0]", "expected text, found an object"),
-    ];
-    assert_wrong(&cases, of, &format!("{prefix}{field}"));
+    let cases = r#"
+        a => - => expected a list, found text: write ["a"]
+        1 => - => expected a list, found a number
+        true => - => expected a list, found true or false
+        {a: b} => - => start it with `- `
+        [] => - => an empty list restricts nothing
+        [""] => [0] => must not be empty
+        [null] => [0] => expected text, found nothing
+        [1] => [0] => put it in quotes: "1"
+        [true] => [0] => put it in quotes: "true"
+        [[a]] => [0] => expected text, found a list
+        [{a: b}] => [0] => expected text, found an object
+    "#;
+    assert_wrong(cases, of, &format!("{prefix}{field}"));
 }
