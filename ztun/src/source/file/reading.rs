@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Problem;
 use crate::source::{
-    document::{self, Document},
+    document::{self, Document, SyntaxError},
     kubernetes_objects::{self as objects, Kind, Object, ObjectKey, Read, ReadContext, Rejection},
 };
 
@@ -97,11 +97,11 @@ impl Reading<'_> {
         }
     }
 
-    fn document(&mut self, document: Document<'_>, value: Result<Value, String>) {
+    fn document(&mut self, document: Document<'_>, value: Result<Value, SyntaxError>) {
         match value {
             Ok(Value::Null) => {}
             Ok(value) => self.value(value, document.line, 0),
-            Err(error) => self.unparseable(document, &error),
+            Err(error) => self.unparseable(document, &error.to_string()),
         }
     }
 

@@ -238,6 +238,18 @@ impl<'a> Header<'a> {
         if let Err(error) = Identity::new(context.trust_domain.clone(), &key.namespace, "default") {
             return Err(at("metadata.namespace", error.to_string()));
         }
+        for field in ["namespace", "name"] {
+            let found = value
+                .get("metadata")
+                .and_then(|metadata| metadata.get(field));
+            if let Some(found) = found.filter(|found| !found.is_string() && !found.is_null()) {
+                let field = format!("metadata.{field}");
+                return Err(at(
+                    &field,
+                    format!("expected text, found {found}: put it in quotes"),
+                ));
+            }
+        }
         if self.name.is_empty() {
             return Err(at("metadata.name", "missing"));
         }
@@ -284,6 +296,7 @@ impl<'a> Header<'a> {
         let key = kind.map(|kind| self.key(kind));
         let object = match &key {
             Some(key) => key.to_string(),
+            None if self.kind.is_empty() => String::new(),
             None => format!("{} {}/{}", self.type_name(), self.namespace, self.name),
         };
         let mut rejection = Rejection {

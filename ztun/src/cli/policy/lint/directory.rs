@@ -80,7 +80,7 @@ impl Directory {
             Ok(text) => text,
             Err(message) => {
                 let nowhere = place(Document { line: 1, text: "" });
-                return self.unreadable(&nowhere, message);
+                return self.unreadable(&nowhere, 1, message);
             }
         };
         let whole = Document {
@@ -102,7 +102,7 @@ impl Directory {
             match value {
                 Ok(Value::Null) => {}
                 Ok(value) => self.value(value, place, 0, context),
-                Err(message) => self.unreadable(&place, message),
+                Err(error) => self.unreadable(&place, error.line, error.to_string()),
             }
         }
     }
@@ -179,10 +179,10 @@ impl Directory {
         ));
     }
 
-    fn unreadable(&mut self, place: &Place, message: String) {
+    fn unreadable(&mut self, place: &Place, line: usize, message: String) {
         let whole = FieldPath::default();
         let finding = place.finding(Severity::Error, Check::Unreadable, "", &whole, message);
-        self.findings.push(finding);
+        self.findings.push(Finding { line, ..finding });
     }
 }
 

@@ -41,13 +41,28 @@ impl<'a> Policy<'a> {
                 .as_ref()
                 .and_then(|fields: &Fields<'a>| fields.get(name))
         };
-        let metadata = get("metadata").map_or(&Value::Null, |node| node.value);
-        let metadata = typed(metadata, &FieldPath::of("metadata"));
         Self {
             spec: get("spec"),
-            metadata: metadata.map_err(|wrong| problems.extend(wrong)).ok(),
+            metadata: get("metadata").and_then(|node| metadata(&node, problems)),
         }
     }
+}
+
+/// Labels and annotations that aren't text are a common slip: they get a better message than that of the type.
+fn metadata(node: &Node<'_>, problems: &mut Problems) -> Option<Metadata> {
+    let mut own = Problems::default();
+    let fields = node.entries("an object with name and namespace", &mut own);
+    for name in ["labels", "annotations"] {
+        let entries = fields.as_ref().and_then(|fields| fields.get(name));
+        let entries = entries.and_then(|node| node.entries("names and their values", &mut own));
+        for (_, node) in entries.iter().flat_map(Fields::nodes) {
+            if !node.value.is_string() {
+                node.text(&mut own);
+            }
+        }
+    }
+    let typed = own.or(()).and_then(|()| typed(node.value, &node.path));
+    typed.map_err(|wrong| problems.extend(wrong)).ok()
 }
 
 /// Whom a policy that can't be read in full is for. What of its target is unreadable widens it: from

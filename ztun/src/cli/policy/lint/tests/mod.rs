@@ -73,17 +73,20 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
 #[test]
 fn a_file_that_is_not_yaml_is_an_error_and_the_others_are_read() {
     let report = lint_files(&[
-        ("1.yaml", "a: [\n"),
-        ("2.json", "{} {}"),
+        ("1.yaml", "# none\n---\nb: {\nc: d\n}: [\n"),
+        ("2.json", "{}\n{}"),
         ("3.yaml", &policy("p", "{}")),
     ]);
     assert_eq!(report.policies, 1);
-    let checks: Vec<_> = report
-        .findings
-        .iter()
-        .map(|finding| (finding.severity, finding.check))
-        .collect();
-    assert_eq!(checks, [(Severity::Error, Check::Unreadable); 2]);
+    let [yaml, json] = &report.findings[..] else {
+        panic!("{report}");
+    };
+    for finding in [yaml, json] {
+        let kind = (finding.severity, finding.check);
+        assert_eq!(kind, (Severity::Error, Check::Unreadable), "{finding}");
+    }
+    assert!((3..=6).contains(&yaml.line), "{yaml}");
+    assert_eq!(json.line, 2, "{json}");
 }
 
 #[test]

@@ -138,10 +138,10 @@ fn what_is_wrong_with_its_metadata_is_told_with_its_path() {
         annotations: {istio.io/dry-run: "yes"} => annotations[istio.io/dry-run] => `yes` is not known, expected true or false
         annotations: {istio.io/dry-run: "True"} => annotations[istio.io/dry-run] => write true
         annotations: {istio.io/dry-run: ""} => annotations[istio.io/dry-run] => must not be empty
-        annotations: {istio.io/dry-run: true} => annotations[istio.io/dry-run] => expected a string
-        annotations: {other: 1} => annotations.other => expected a string
-        annotations: dry-run => annotations => expected a map
-        labels: [a] => labels => expected a map
+        annotations: {istio.io/dry-run: true} => annotations[istio.io/dry-run] => expected text, found true or false: put it in quotes: "true"
+        annotations: {other: 1} => annotations.other => put it in quotes: "1"
+        annotations: dry-run => annotations => expected names and their values, found text
+        labels: [a] => labels => expected names and their values, found a list
         creationTimestamp: yesterday => creationTimestamp =>
     "#;
     assert_wrong(cases, with_metadata, "metadata.");
@@ -158,6 +158,8 @@ fn a_policy_of_another_version_or_group_or_without_a_name_is_refused() {
         ("security.istio.io/v1", "v1", "apiVersion"),
         ("security.istio.io/v1", "securty.istio.io/v1", "apiVersion"),
         ("name: p, ", "", "metadata.name"),
+        ("name: p, ", "name: 1, ", "metadata.name"),
+        ("namespace: foo", "namespace: 1", "metadata.namespace"),
         ("namespace: foo", "namespace: Foo_", "metadata.namespace"),
     ] {
         let rejection = read_text(&spec("{}").replace(from, to)).unwrap_err();
