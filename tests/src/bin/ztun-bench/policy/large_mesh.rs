@@ -93,8 +93,8 @@ impl LargeMesh {
     /// One to each workload, from one that may.
     pub fn connections(&self) -> Vec<Connection<'_>> {
         let count = self.workloads.len();
-        let connection = |number| {
-            let destination = &self.workloads[number];
+        let connection = |number: usize| {
+            let destination: &Workload = &self.workloads[number];
             let source = (number + self.namespaces()) % count;
             Connection {
                 source: Some(&self.workloads[source].identity),

@@ -1,20 +1,18 @@
 //! The engine agrees with the naive evaluator, with its own explanations, and with an engine that
 //! was built from scratch.
 
-use std::collections::BTreeMap;
-
 use proptest::{collection::vec, option, prelude::*};
 
 use super::{
     super::{
-        Connection, Decision, Explanation, MtlsMode, Policies, Policy, PolicyKey,
-        authorization::{Action, AuditFinding, PolicyExplanation},
+        Connection, Decision, Explanation, MtlsMode, Policies,
+        authorization::{Action, AuditFinding, PolicyExplanation, RuleExplanation},
     },
     naive::{Naive, Refusal},
-    strategies::{ROOT, attempt, policies, policy},
+    strategies::{PolicySet, ROOT, attempt, peer_authentications, policies, policy},
 };
 
-fn engine(policies: &BTreeMap<PolicyKey, Policy>) -> Policies {
+fn engine(policies: &PolicySet) -> Policies {
     let mut engine = Policies::new(ROOT);
     for (key, policy) in policies {
         engine.insert(key.clone(), policy.clone());
@@ -22,7 +20,7 @@ fn engine(policies: &BTreeMap<PolicyKey, Policy>) -> Policies {
     engine
 }
 
-fn naive(policies: &BTreeMap<PolicyKey, Policy>) -> Naive<'_> {
+fn naive(policies: &PolicySet) -> Naive<'_> {
     Naive {
         root_namespace: ROOT,
         policies: policies.iter().collect(),
@@ -72,17 +70,18 @@ fn explained(explanation: &Explanation, connection: &Connection<'_>) -> Refusal 
 
 fn rules_say_why(policy: &PolicyExplanation) -> bool {
     let first = policy.rules.iter().position(|rule| rule.matches);
-    let why = |rule: &super::super::authorization::RuleExplanation| {
-        rule.matches == rule.mismatches.is_empty()
-    };
+    let why = |rule: &RuleExplanation| rule.matches == rule.mismatches.is_empty();
     first == policy.matching_rule && policy.rules.iter().all(why)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_decision_is_the_naive_one(policies in policies(), attempts in vec(attempt(), 8)) {
+    fn a_decision_is_the_naive_one(
+        policies in prop_oneof![4 => policies().boxed(), 1 => peer_authentications().boxed()],
+        attempts in vec(attempt(), 8),
+    ) {
         let (engine, naive) = (engine(&policies), naive(&policies));
         for attempt in &attempts {
             let connection = attempt.connection();

@@ -88,46 +88,36 @@ fn destination() -> impl Strategy<Value = Workload> {
     })
 }
 
-pub(super) fn policies() -> impl Strategy<Value = BTreeMap<PolicyKey, Policy>> {
-    vec(policy(), 0..8).prop_map(|policies| policies.into_iter().collect())
+pub(super) type PolicySet = BTreeMap<PolicyKey, Policy>;
+
+pub(super) fn policies() -> impl Strategy<Value = PolicySet> {
+    vec(policy(), 0..8).prop_map(PolicySet::from_iter)
 }
 
-/// With names so few that they are taken again and again.
+pub(super) fn peer_authentications() -> impl Strategy<Value = PolicySet> {
+    let policy = named().prop_flat_map(|(namespace, name)| peer_authentication(namespace, name));
+    vec(policy, 0..8).prop_map(PolicySet::from_iter)
+}
+
 pub(super) fn policy() -> impl Strategy<Value = (PolicyKey, Policy)> {
-    (select(&NAMESPACES), select(&["p", "q", "r"])).prop_flat_map(|(namespace, name)| {
-        let key = |kind| PolicyKey::new(kind, namespace, name);
-        let authorization = authorization(namespace, name).prop_map(move |policy| {
-            (
-                key(PolicyKind::AuthorizationPolicy),
-                Policy::Authorization(policy),
-            )
-        });
-        let peer_authentication = peer_authentication(namespace, name).prop_map(move |policy| {
-            (
-                key(PolicyKind::PeerAuthentication),
-                Policy::PeerAuthentication(policy),
-            )
-        });
-        let closed = (any::<bool>(), fail_closed()).prop_map(move |(authorization, policy)| {
-            let kind = if authorization {
-                PolicyKind::AuthorizationPolicy
-            } else {
-                PolicyKind::PeerAuthentication
-            };
-            (key(kind), Policy::FailClosed(policy))
-        });
+    named().prop_flat_map(|(namespace, name)| {
         prop_oneof![
-            20 => authorization,
-            3 => peer_authentication,
-            1 => closed,
+            20 => authorization(namespace, name),
+            3 => peer_authentication(namespace, name),
+            1 => fail_closed(namespace, name),
         ]
     })
+}
+
+/// So few that they are taken again and again.
+fn named() -> impl Strategy<Value = (&'static str, &'static str)> {
+    (select(&NAMESPACES), select(&["p", "q", "r"]))
 }
 
 fn authorization(
     namespace: &'static str,
     name: &'static str,
-) -> impl Strategy<Value = AuthorizationPolicy> {
+) -> impl Strategy<Value = (PolicyKey, Policy)> {
     let action = prop_oneof![
         4 => Just(Action::Allow),
         3 => Just(Action::Deny),
@@ -135,14 +125,18 @@ fn authorization(
     ];
     let dry_run = proptest::bool::weighted(0.2);
     (selector(), action, dry_run, vec(rule(), 0..4)).prop_map(
-        move |(selector, action, dry_run, rules)| AuthorizationPolicy {
-            namespace: namespace.into(),
-            name: name.into(),
-            created: None,
-            selector,
-            action,
-            dry_run,
-            rules,
+        move |(selector, action, dry_run, rules)| {
+            let key = PolicyKey::new(PolicyKind::AuthorizationPolicy, namespace, name);
+            let policy = AuthorizationPolicy {
+                namespace: namespace.into(),
+                name: name.into(),
+                created: None,
+                selector,
+                action,
+                dry_run,
+                rules,
+            };
+            (key, Policy::Authorization(policy))
         },
     )
 }
@@ -150,36 +144,52 @@ fn authorization(
 fn peer_authentication(
     namespace: &'static str,
     name: &'static str,
-) -> impl Strategy<Value = PeerAuthentication> {
+) -> impl Strategy<Value = (PolicyKey, Policy)> {
     let mode = || proptest::option::of(select(&[MtlsMode::Strict, MtlsMode::Permissive]));
     let created = proptest::option::of(0..3_i64).prop_map(|seconds| {
         seconds.map(|seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap())
     });
     let port_modes = btree_map(select(&PORTS), mode(), 0..3);
     (created, selector(), mode(), port_modes).prop_map(
-        move |(created, selector, mode, port_modes)| PeerAuthentication {
-            namespace: namespace.into(),
-            name: name.into(),
-            created,
-            selector,
-            mode,
-            port_modes,
+        move |(created, selector, mode, port_modes)| {
+            let key = PolicyKey::new(PolicyKind::PeerAuthentication, namespace, name);
+            let policy = PeerAuthentication {
+                namespace: namespace.into(),
+                name: name.into(),
+                created,
+                selector,
+                mode,
+                port_modes,
+            };
+            (key, Policy::PeerAuthentication(policy))
         },
     )
 }
 
-fn fail_closed() -> impl Strategy<Value = FailClosed> {
-    let namespace = proptest::option::of(select(&NAMESPACES));
-    (namespace, selector(), 0..100_u8).prop_map(|(namespace, selector, number)| FailClosed {
-        target: Target {
-            namespace: namespace.map(Arc::from),
-            selector,
-        },
-        denial: Denial {
-            policy: format!("AuthorizationPolicy closed/{number}").into(),
-            reason: "it can't be read".into(),
-            hint: "correct it".into(),
-        },
+/// Under the key of either kind.
+fn fail_closed(
+    namespace: &'static str,
+    name: &'static str,
+) -> impl Strategy<Value = (PolicyKey, Policy)> {
+    let kind = select(&[
+        PolicyKind::PeerAuthentication,
+        PolicyKind::AuthorizationPolicy,
+    ]);
+    let target = (proptest::option::of(select(&NAMESPACES)), selector());
+    (kind, target).prop_map(move |(kind, (target_namespace, selector))| {
+        let key = PolicyKey::new(kind, namespace, name);
+        let policy = FailClosed {
+            target: Target {
+                namespace: target_namespace.map(Arc::from),
+                selector,
+            },
+            denial: Denial {
+                policy: key.to_string().into(),
+                reason: "it can't be read".into(),
+                hint: "correct it".into(),
+            },
+        };
+        (key, Policy::FailClosed(policy))
     })
 }
 
