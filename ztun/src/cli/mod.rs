@@ -4,6 +4,7 @@ mod client;
 mod cni;
 mod enrol;
 mod node;
+mod policy;
 mod programs;
 mod status;
 mod table;
@@ -35,6 +36,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
+    /// Examine and translate policies, without a daemon
+    Policy(policy::PolicyArgs),
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
     Programs,
 }
@@ -72,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };
     match result {

@@ -9,7 +9,7 @@ mod walk;
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle, time};
 use tracing::{info, warn};
 
+pub(crate) use self::reading::read_text;
 use self::state::DirectoryState;
 use super::TranslateSettings;
 use crate::mesh::Mesh;
@@ -146,6 +147,11 @@ impl Status {
         self.problems.store(Arc::new(now));
         self.rejected.store(state.rejected(), Ordering::Relaxed);
     }
+}
+
+/// The YAML and JSON files of a directory, as a source reads them.
+pub(crate) fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(walk::files(directory)?.into_keys().collect())
 }
 
 fn watch(directory: &Path, changed: &Arc<Notify>) -> Result<impl Watcher + use<>, FileSourceError> {

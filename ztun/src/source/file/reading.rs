@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) ->
         context,
         contents: FileContents::default(),
     };
-    match text(path) {
+    match read_text(path) {
         Ok(text) => reading.text(&text),
         Err(message) => {
             reading.problem(
@@ -55,7 +55,7 @@ pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) ->
     reading.contents
 }
 
-fn text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)

@@ -12,6 +12,7 @@ use std::{fmt, sync::Arc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::metadata::or_default;
 use self::stand_in::unreadable;
 pub use self::{
     metadata::{Labels, Metadata},
@@ -296,7 +297,7 @@ impl<'a> Header<'a> {
 }
 
 /// The path of the wrong field comes first in the message.
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
         path if path == "." => error.into_inner().to_string(),
         path => format!("{path}: {}", error.into_inner()),
