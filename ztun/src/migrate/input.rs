@@ -128,13 +128,14 @@ impl Input {
         };
         let separator = if cluster_wide { "" } else { "/" };
         let object = format!("{kind} {namespace}{separator}{name}");
+        let object = object.trim_end();
         let found = Header {
-            origin: Origin::new(file, line, &object),
+            origin: Origin::new(file, line, object),
             namespace: namespace.into(),
             name: name.into(),
         };
         if let Err(message) = self.object(group, kind, &value, &found) {
-            self.problem(file, &object, format!("line {line}: {message}"));
+            self.problem(file, object, format!("line {line}: {message}"));
         }
     }
 
@@ -173,7 +174,7 @@ impl Input {
             }
             "Service" if group.is_empty() => {
                 let service: Service = typed(value)?;
-                self.services.insert(&header.namespace, service)
+                self.services.insert(&header.namespace, &service)
             }
             _ => {
                 if let Some(template) = template(group, kind, value) {

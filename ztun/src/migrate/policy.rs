@@ -183,28 +183,41 @@ impl Selector {
 impl Rule {
     /// Paths of what layer 4 can't see.
     pub fn layer7(&self) -> Vec<String> {
-        let mut paths = Vec::new();
-        for (index, to) in self.to.iter().enumerate() {
-            let operation = &to.operation;
-            for (name, values) in [
-                ("hosts", &operation.hosts),
-                ("notHosts", &operation.not_hosts),
-                ("methods", &operation.methods),
-                ("notMethods", &operation.not_methods),
-                ("paths", &operation.paths),
-                ("notPaths", &operation.not_paths),
-            ] {
-                if !values.is_empty() {
-                    paths.push(format!("to[{index}].operation.{name}"));
-                }
-            }
-        }
-        for (index, condition) in self.when.iter().enumerate() {
-            if condition.is_layer7() {
-                paths.push(format!("when[{index}]"));
-            }
-        }
-        paths
+        let operations = self.to.iter().enumerate().flat_map(|(index, to)| {
+            let names = to.operation.layer7();
+            names.map(move |name| format!("to[{index}].operation.{name}"))
+        });
+        let conditions = self.when.iter().enumerate();
+        let conditions = conditions.filter(|(_, condition)| condition.is_layer7());
+        operations
+            .chain(conditions.map(|(index, _)| format!("when[{index}]")))
+            .collect()
+    }
+
+    /// Whether some condition is of layer 7.
+    pub fn has_layer7_condition(&self) -> bool {
+        self.when.iter().any(Condition::is_layer7)
+    }
+}
+
+impl Operation {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Names of the fields in use that layer 4 can't see.
+    pub fn layer7(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("hosts", &self.hosts),
+            ("notHosts", &self.not_hosts),
+            ("methods", &self.methods),
+            ("notMethods", &self.not_methods),
+            ("paths", &self.paths),
+            ("notPaths", &self.not_paths),
+        ]
+        .into_iter()
+        .filter(|(_, values)| !values.is_empty())
+        .map(|(name, _)| name)
     }
 }
 

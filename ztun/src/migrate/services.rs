@@ -39,7 +39,7 @@ struct TemplateMetadata {
 }
 
 impl Services {
-    pub fn insert(&mut self, namespace: &Arc<str>, service: Service) -> Result<(), String> {
+    pub fn insert(&mut self, namespace: &Arc<str>, service: &Service) -> Result<(), String> {
         let key = (Arc::clone(namespace), Arc::clone(&service.metadata.name));
         let known = self.by_name.entry(key).or_insert_with(|| service.clone());
         if known.spec.selector == service.spec.selector && known.spec.ports == service.spec.ports {

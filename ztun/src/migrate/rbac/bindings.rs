@@ -17,7 +17,7 @@ use super::{
     subject::{self, Who},
     targets::{Finder, Target},
 };
-use crate::{migrate::policy::Operation, source::kubernetes_objects::Labels};
+use crate::source::kubernetes_objects::Labels;
 
 /// The rules that a binding refers to.
 struct Role<'a> {
@@ -197,7 +197,7 @@ fn rules_for(subjects: &[Who], permission: &Permission) -> Vec<Rule> {
     let rule = |from, when: &[Condition]| Rule {
         from,
         to: match &permission.operation {
-            operation if *operation == Operation::default() => Vec::new(),
+            operation if operation.is_empty() => Vec::new(),
             operation => vec![To {
                 operation: operation.clone(),
             }],
@@ -246,18 +246,22 @@ fn write(
         EnforcementMode::Enforced => target.in_force.max(enforcement.in_force),
     };
     let (rules, fields): (Vec<Rule>, Vec<String>) = rules.into_iter().unzip();
-    let layer7: Vec<Vec<String>> = rules.iter().map(Rule::layer7).collect();
     let spec = AuthorizationPolicySpec {
         selector: target.selector.clone(),
         action: Some(Action::Allow),
-        rules,
+        rules: rules.clone(),
     };
     let namespace = &binding.namespace;
     let name = draft.authorization_policy(namespace, &parts.join("-"), from, in_force, spec);
     let policy = format!("AuthorizationPolicy {namespace}/{name}");
     let report = &mut draft.report;
-    for (index, (parts, field)) in layer7.into_iter().zip(fields).enumerate() {
-        report_layer7(role, &field, &policy, index, &parts, report);
+    for (index, (rule, field)) in rules.iter().zip(fields).enumerate() {
+        if let Some(advice) = layer7_advice(rule, index) {
+            let message = format!(
+                "{policy} keeps what is of layer 7 for a proxy that looks into requests (a waypoint); ztun, at layer 4, lets nobody in by that rule. {advice}"
+            );
+            report.changed(role.origin, field, message);
+        }
     }
     if target.in_force == InForce::DryRun {
         let message = format!(
@@ -273,25 +277,34 @@ fn write(
     }
 }
 
-/// What layer 4 doesn't see is kept, with the meaning it had where a proxy looks into requests.
-fn report_layer7(
-    role: &Role<'_>,
-    field: &str,
-    policy: &str,
-    index: usize,
-    parts: &[String],
-    report: &mut Report,
-) {
+/// How to make a rule one that layer 4 can enforce; `None` where it is one.
+fn layer7_advice(rule: &Rule, index: usize) -> Option<String> {
+    let parts = rule.layer7();
     if parts.is_empty() {
-        return;
+        return None;
     }
-    let paths: Vec<_> = parts
+    if rule.from.is_empty() && rule.has_layer7_condition() {
+        return Some(format!(
+            "Without its condition spec.rules[{index}].when it would let in everybody: for ztun, say by principals who may get in"
+        ));
+    }
+    // Istio refuses an operation that is left empty.
+    let remove_all = rule.to.iter().all(|to| {
+        let operation = &to.operation;
+        operation.ports.is_empty() && operation.not_ports.is_empty()
+    });
+    let mut paths: Vec<&str> = parts.iter().map(String::as_str).collect();
+    if remove_all && paths.iter().any(|path| path.starts_with("to[")) {
+        paths.retain(|path| !path.starts_with("to["));
+        paths.push("to");
+    }
+    let paths: Vec<String> = paths
         .iter()
-        .map(|part| format!("spec.rules[{index}].{part}"))
+        .map(|path| format!("spec.rules[{index}].{path}"))
         .collect();
-    let message = format!(
-        "{policy} keeps what is of layer 7 for a proxy that looks into requests (a waypoint); ztun, at layer 4, lets nobody in by that rule. For it, remove {}, or migrate with --layer4: it then allows every request of these subjects",
-        paths.join(" and ")
-    );
-    report.changed(role.origin, field, message);
+    Some(format!(
+        "For ztun, remove {} (the rule has {}), or migrate with --layer4: these subjects are then allowed every request",
+        paths.join(" and "),
+        parts.join(" and ")
+    ))
 }

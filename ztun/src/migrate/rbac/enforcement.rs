@@ -19,8 +19,6 @@ pub(super) struct Enforcement {
 
 #[derive(Debug)]
 enum Scope {
-    Nothing,
-    Everything,
     Only(Targets),
     AllBut(Targets),
 }
@@ -43,8 +41,6 @@ pub(super) enum Coverage {
 impl Enforcement {
     pub fn of_namespace(&self, namespace: &str) -> Coverage {
         match &self.scope {
-            Scope::Nothing => Coverage::None,
-            Scope::Everything => Coverage::All,
             Scope::Only(targets) if targets.namespaces.contains(namespace) => Coverage::All,
             Scope::Only(targets) if targets.services.iter().any(|(ns, _)| **ns == *namespace) => {
                 Coverage::Some
@@ -69,7 +65,7 @@ impl Enforcement {
     pub fn services<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         let services = match &self.scope {
             Scope::Only(targets) => Some(&targets.services),
-            _ => None,
+            Scope::AllBut(_) => None,
         };
         let of_namespace = services.into_iter().flatten();
         of_namespace
@@ -87,7 +83,7 @@ pub(super) fn migrate(input: &Input, settings: &Settings, draft: &mut Draft) -> 
             );
         }
         return Enforcement {
-            scope: Scope::Everything,
+            scope: Scope::AllBut(Targets::default()),
             in_force: InForce::Yes,
         };
     };
@@ -107,10 +103,10 @@ pub(super) fn migrate(input: &Input, settings: &Settings, draft: &mut Draft) -> 
         draft,
     };
     let scope = match config.spec.mode {
-        RbacMode::Off => Scope::Nothing,
+        RbacMode::Off => Scope::Only(Targets::default()),
         RbacMode::On => {
             writer.everything();
-            Scope::Everything
+            Scope::AllBut(Targets::default())
         }
         RbacMode::OnWithInclusion => Scope::Only(writer.inclusion()),
         RbacMode::OnWithExclusion => Scope::AllBut(writer.exclusion()),

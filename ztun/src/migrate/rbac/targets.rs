@@ -129,9 +129,10 @@ impl Finder<'_> {
 
     fn service(&self, name: &str) -> Result<Target, String> {
         let selector = self.input.services.selector(self.namespace, name)?;
-        let in_force = match self.enforcement.of_service(self.namespace, name) {
-            true => InForce::Yes,
-            false => InForce::DryRun,
+        let in_force = if self.enforcement.of_service(self.namespace, name) {
+            InForce::Yes
+        } else {
+            InForce::DryRun
         };
         Ok(Target {
             service: Some(name.into()),
