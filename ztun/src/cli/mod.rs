@@ -34,10 +34,10 @@ enum Command {
     Unenrol(unenrol::UnenrolArgs),
     /// Show pods, certificates and connections of this node
     Status(status::StatusArgs),
+    /// Look into policies before they are in force
+    Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
-    /// Examine and translate policies, without a daemon
-    Policy(policy::PolicyArgs),
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
     Programs,
 }

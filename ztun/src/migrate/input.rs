@@ -19,7 +19,7 @@ use super::{
 use crate::source::{
     Problem,
     document::{self, Document},
-    kubernetes_objects::{core::Service, items, typed},
+    kubernetes_objects::{core::Service, items},
 };
 
 /// Lists within lists.
@@ -224,6 +224,14 @@ fn insert<S: DeserializeOwned + Default + PartialEq>(
             Ok(())
         }
     }
+}
+
+/// The path of the wrong field comes first in the message.
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
+        path if path == "." => error.into_inner().to_string(),
+        path => format!("{path}: {}", error.into_inner()),
+    })
 }
 
 /// A pod, or what a controller makes pods from: they give named ports their numbers. One that can't

@@ -124,7 +124,7 @@ fn read_file(path: &Path, input: &mut Input) {
         .extension()
         .is_some_and(|extension| extension == "json");
     let format = if is_json { Format::Json } else { Format::Yaml };
-    match file::read_text(path) {
+    match file::text(path) {
         Ok(text) => input.read(&name, format, &text),
         Err(error) => input.unreadable(&name, error),
     }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle, time};
 use tracing::{info, warn};
 
-pub(crate) use self::reading::read_text;
+pub(crate) use self::reading::text;
 use self::state::DirectoryState;
 use super::TranslateSettings;
 use crate::mesh::Mesh;
@@ -35,6 +35,11 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const MAX_DEBOUNCES: usize = 20;
 /// For what the kernel doesn't report: files behind symbolic links, network file systems, overflows.
 const RESCAN: Duration = Duration::from_secs(10);
+
+/// The files that a source reads below `root`, in the order in which they count.
+pub(crate) fn manifests(root: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(walk::files(root)?.into_keys().collect())
+}
 
 /// Something that could not be taken as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -147,11 +152,6 @@ impl Status {
         self.problems.store(Arc::new(now));
         self.rejected.store(state.rejected(), Ordering::Relaxed);
     }
-}
-
-/// The YAML and JSON files of a directory, as a source reads them.
-pub(crate) fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(walk::files(directory)?.into_keys().collect())
 }
 
 fn watch(directory: &Path, changed: &Arc<Notify>) -> Result<impl Watcher + use<>, FileSourceError> {

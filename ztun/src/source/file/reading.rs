@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) ->
         context,
         contents: FileContents::default(),
     };
-    match read_text(path) {
+    match text(path) {
         Ok(text) => reading.text(&text),
         Err(message) => {
             reading.problem(
@@ -55,7 +55,8 @@ pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) ->
     reading.contents
 }
 
-pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+/// A file's text, if it is one and of bearable size.
+pub(crate) fn text(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)

@@ -297,7 +297,7 @@ impl<'a> Header<'a> {
 }
 
 /// The path of the wrong field comes first in the message.
-pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
         path if path == "." => error.into_inner().to_string(),
         path => format!("{path}: {}", error.into_inner()),
