@@ -1,8 +1,6 @@
 //! What a role allows: an access rule to an operation, conditions and labels.
 
-use std::{net::IpAddr, sync::Arc};
-
-use ipnet::IpNet;
+use std::sync::Arc;
 
 use super::super::{
     Layer7, Origin, Report,
@@ -56,6 +54,11 @@ pub(super) fn convert(
             return None;
         }
     }
+    if let Err(why) = permission.operation.check() {
+        let message = format!("{why}: the rule is left out with it");
+        report.left_out(origin, field, message);
+        return None;
+    }
     if layer7 == Layer7::Drop {
         permission.drop_layer7(origin, field, report);
     }
@@ -91,24 +94,14 @@ impl Permission {
             return Err("it has no values".to_owned());
         }
         let condition = || Condition::new(key, values.clone());
+        condition().check()?;
         match &**key {
             "destination.port" => {
-                if let Some(port) = values.iter().find(|port| port.parse::<u16>().is_err()) {
-                    return Err(format!("`{port}` is not a port"));
-                }
                 if self.operation.ports.is_empty() {
                     self.operation.ports.clone_from(values);
                 } else {
                     self.when.push(condition());
                 }
-            }
-            "destination.ip" => {
-                let is_block =
-                    |text: &str| text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok();
-                if let Some(block) = values.iter().find(|block| !is_block(block)) {
-                    return Err(format!("`{block}` is neither an address nor a CIDR"));
-                }
-                self.when.push(condition());
             }
             "destination.namespace" => {
                 let mut patterns = values.iter().map(|value| StringMatch::from(&**value));
@@ -116,7 +109,7 @@ impl Permission {
                     return Err(format!("it never matched, the role is for `{namespace}`"));
                 }
             }
-            "connection.sni" => self.when.push(condition()),
+            "destination.ip" | "connection.sni" => self.when.push(condition()),
             _ if key.starts_with("request.headers[")
                 || key.starts_with("experimental.envoy.filters.") =>
             {

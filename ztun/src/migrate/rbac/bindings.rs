@@ -288,23 +288,28 @@ fn layer7_advice(rule: &Rule, index: usize) -> Option<String> {
             "Without its condition spec.rules[{index}].when it would let in everybody: for ztun, say by principals who may get in"
         ));
     }
-    // Istio refuses an operation that is left empty.
-    let remove_all = rule.to.iter().all(|to| {
+    let mut paths = Vec::new();
+    for (number, to) in rule.to.iter().enumerate() {
         let operation = &to.operation;
-        operation.ports.is_empty() && operation.not_ports.is_empty()
-    });
-    let mut paths: Vec<&str> = parts.iter().map(String::as_str).collect();
-    if remove_all && paths.iter().any(|path| path.starts_with("to[")) {
-        paths.retain(|path| !path.starts_with("to["));
-        paths.push("to");
+        let mut names = operation.layer7().collect::<Vec<_>>();
+        // An operation that is left empty is refused.
+        if operation.ports.is_empty() && operation.not_ports.is_empty() && !names.is_empty() {
+            paths.push(format!("to ({})", names.join(", ")));
+            names.clear();
+        }
+        paths.extend(
+            names
+                .iter()
+                .map(|name| format!("to[{number}].operation.{name}")),
+        );
     }
+    paths.extend(parts.into_iter().filter(|part| part.starts_with("when[")));
     let paths: Vec<String> = paths
         .iter()
         .map(|path| format!("spec.rules[{index}].{path}"))
         .collect();
     Some(format!(
-        "For ztun, remove {} (the rule has {}), or migrate with --layer4: these subjects are then allowed every request",
-        paths.join(" and "),
-        parts.join(" and ")
+        "For ztun, remove {}, or migrate with --layer4: these subjects are then allowed every request",
+        paths.join(" and ")
     ))
 }

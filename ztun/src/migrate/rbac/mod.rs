@@ -5,6 +5,7 @@ mod bindings;
 mod enforcement;
 mod subject;
 mod targets;
+mod values;
 
 use super::{Draft, Input, Settings};
 

@@ -1,9 +1,5 @@
 //! Whom a binding is for: a subject to a source and conditions.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use super::super::{
     Layer7, Origin, Report,
     legacy::rbac::Subject,
@@ -45,12 +41,8 @@ pub(super) fn convert(
         },
         when: Vec::new(),
     };
-    match subject.user.as_deref() {
-        None | Some("*") => {}
-        Some(user) => {
-            who.principal(user);
-            note_if_no_identity(user, origin, field, report);
-        }
+    if let Some(user) = subject.user.as_deref().filter(|user| *user != "*") {
+        who.principal(user);
     }
     let groups = subject.groups.iter().chain(&subject.group);
     who.groups(groups.cloned().collect(), subject.not_groups.clone());
@@ -60,14 +52,15 @@ pub(super) fn convert(
             return None;
         }
     }
-    let blocks = who.source.ip_blocks.iter().chain(&who.source.not_ip_blocks);
-    for block in blocks {
-        if block.parse::<IpNet>().is_err() && block.parse::<IpAddr>().is_err() {
-            let message =
-                format!("`{block}` is neither an address nor a CIDR: the subject is left out");
-            report.left_out(origin, field, message);
-            return None;
-        }
+    let mut checks = who.when.iter().map(Condition::check);
+    if let Err(why) = who
+        .source
+        .check()
+        .and_then(|()| checks.try_for_each(|check| check))
+    {
+        let message = format!("{why}: the subject is left out with it");
+        report.left_out(origin, field, message);
+        return None;
     }
     match layer7 {
         Layer7::Keep => Some(who),
@@ -144,17 +137,5 @@ fn add(values: &mut Vec<String>, when: &mut Vec<Condition>, key: &str, value: &s
         values.push(value.to_owned());
     } else {
         when.push(Condition::new(key, vec![value.to_owned()]));
-    }
-}
-
-/// What Istio compared with the peer's identity, as today.
-fn note_if_no_identity(user: &str, origin: &Origin, field: &str, report: &mut Report) {
-    let segments: Vec<&str> = user.split('/').collect();
-    let is_identity = matches!(segments[..], [_, "ns", _, "sa", _]);
-    if !is_identity && !user.contains('*') {
-        let message = format!(
-            "`{user}` is no workload's identity, TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT: nobody ever shows it"
-        );
-        report.note(origin, format!("{field}.user"), message);
     }
 }

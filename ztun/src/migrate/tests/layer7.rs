@@ -19,11 +19,10 @@ fn methods_and_paths_stay_with_the_edit_that_layer_4_needs() {
     let operation = json!([{"operation": {"methods": ["GET"], "paths": ["/v1/*"]}}]);
     assert_eq!(rules(&migration)[0]["to"], operation);
     // An empty operation would be invalid: all of `to` goes.
-    let text =
-        "remove spec.rules[0].to (the rule has to[0].operation.methods and to[0].operation.paths)";
+    let text = "remove spec.rules[0].to (methods, paths), or";
     assert_listed(&migration, Outcome::Changed, "spec.rules[0]", text);
     let migration = run(&grant(GET_ON_80, ALICE));
-    let text = "remove spec.rules[0].to[0].operation.methods (";
+    let text = "remove spec.rules[0].to[0].operation.methods, or";
     assert_listed(&migration, Outcome::Changed, "spec.rules[0]", text);
 }
 

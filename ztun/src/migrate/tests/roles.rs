@@ -72,10 +72,37 @@ fn a_subject_that_cannot_be_told_is_left_out_and_never_widened() {
 }
 
 #[test]
-fn a_user_that_no_workload_can_be_is_pointed_out() {
-    let migration = run(&grant(CART, "{user: alice@yahoo.com}"));
-    let field = "spec.subjects[0].user";
-    assert_listed(&migration, Outcome::Note, field, "identity");
+fn a_value_that_would_get_the_whole_policy_refused_goes_with_its_subject() {
+    for (subject, text) in [
+        ("{user: alice@yahoo.com}", "no workload's identity"),
+        ("{user: 'td/ns/*/sa/b'}", "one `*`"),
+        ("{user: ''}", "empty"),
+        ("{not_names: ['Alice*']}", "no workload's identity"),
+        ("{properties: {source.namespace: 'a*c'}}", "one `*`"),
+        ("{namespaces: [Shop]}", "no namespace's name"),
+        ("{ips: [10.0.0.0/33]}", "CIDR"),
+        ("{properties: {'request.headers[]': x}}", "brackets"),
+    ] {
+        let migration = run(&grant(CART, &format!("{subject}, {ALICE}")));
+        let alice =
+            json!([{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/alice"]}}]}]);
+        assert_eq!(rules(&migration, GRANTED), alice, "{subject}");
+        let field = "spec.subjects[0]";
+        assert_listed(&migration, Outcome::LeftOut, field, text);
+    }
+}
+
+#[test]
+fn a_value_that_would_get_the_whole_policy_refused_goes_with_its_rule() {
+    for (rule, text) in [
+        ("{services: ['*'], ports: [0]}", "not a port"),
+        ("{services: ['*'], methods: ['']}", "empty"),
+    ] {
+        let migration = run(&grant(&format!("{rule}, {{services: ['*']}}"), ALICE));
+        let rules = rules(&migration, "AuthorizationPolicy shop/bind");
+        assert_eq!(rules.as_array().unwrap().len(), 1, "{rule}");
+        assert_listed(&migration, Outcome::LeftOut, "spec.rules[0]", text);
+    }
 }
 
 #[test]
