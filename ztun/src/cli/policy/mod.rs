@@ -1,6 +1,7 @@
 //! `ztun policy`: what can be told of policies before they are in force.
 
 mod lint;
+mod migrate;
 
 use std::process::ExitCode;
 
@@ -16,10 +17,13 @@ pub struct PolicyArgs {
 enum PolicyCommand {
     /// Find what is wrong with the policies of a directory, without a daemon
     Lint(lint::LintArgs),
+    /// Translate Istio's policies of before 1.4 into today's, and list what has no equivalent
+    Migrate(migrate::MigrateArgs),
 }
 
 pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         PolicyCommand::Lint(args) => lint::run(args),
+        PolicyCommand::Migrate(args) => migrate::run(args),
     }
 }

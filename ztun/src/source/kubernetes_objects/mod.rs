@@ -13,6 +13,7 @@ use std::{fmt, sync::Arc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::metadata::or_default;
 use self::stand_in::unreadable;
 pub use self::{
     metadata::{Labels, Metadata},
