@@ -29,11 +29,7 @@ pub(super) struct FailClosedPolicies(Index<Denial>);
 
 impl FailClosedPolicies {
     pub(super) fn insert(&mut self, key: PolicyKey, policy: FailClosed) {
-        self.0.insert(Entry {
-            key,
-            target: policy.target,
-            policy: policy.denial,
-        });
+        self.0.insert(Entry::new(key, policy.target, policy.denial));
     }
 
     pub(super) fn remove(&mut self, key: &PolicyKey) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{HashMap, OrdMap};
 
-use super::{PolicyKey, Target};
+use super::{PolicyKey, Selector, Target};
 use crate::mesh::workload::Workload;
 
 /// Policies by what they are for. A clone shares all that it has in common with its original.
@@ -20,9 +20,14 @@ pub(super) struct Index<T> {
 #[derive(Clone, Debug)]
 pub(super) struct Entry<T> {
     pub(super) key: PolicyKey,
-    pub(super) target: Target,
+    /// `None` is every namespace.
+    namespace: Option<Arc<str>>,
+    /// Of its selector; a map takes far more memory.
+    labels: Box<[Label]>,
     pub(super) policy: T,
 }
+
+type Label = (Arc<str>, Arc<str>);
 
 /// The mesh, or one namespace.
 #[derive(Clone, Debug)]
@@ -35,11 +40,38 @@ struct Scope<T> {
 
 type Bucket<T> = Arc<Vec<Arc<Entry<T>>>>;
 
+impl<T> Entry<T> {
+    pub(super) fn new(key: PolicyKey, target: Target, policy: T) -> Self {
+        Self {
+            key,
+            namespace: target.namespace,
+            labels: target.selector.0.into_iter().collect(),
+            policy,
+        }
+    }
+
+    pub(super) fn covers_mesh(&self) -> bool {
+        self.namespace.is_none()
+    }
+
+    pub(super) fn target(&self) -> Target {
+        Target {
+            namespace: self.namespace.clone(),
+            selector: Selector(self.labels.iter().cloned().collect()),
+        }
+    }
+
+    fn selects(&self, labels: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
+        let mut wanted = self.labels.iter();
+        wanted.all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
 impl<T: Clone> Index<T> {
     /// Adds a policy; one with the same key must have been removed.
     pub(super) fn insert(&mut self, entry: Entry<T>) {
         let entry = Arc::new(entry);
-        match &entry.target.namespace {
+        match &entry.namespace {
             None => self.mesh.insert(&entry),
             Some(namespace) => {
                 let namespaces = &mut self.namespaces;
@@ -56,7 +88,7 @@ impl<T: Clone> Index<T> {
         let Some(entry) = self.entries.remove(key) else {
             return;
         };
-        let Some(namespace) = &entry.target.namespace else {
+        let Some(namespace) = &entry.namespace else {
             return self.mesh.remove(&entry);
         };
         if let Some(scope) = self.namespaces.get_mut(namespace) {
@@ -100,20 +132,19 @@ impl<T: Clone> Scope<T> {
 
     /// Labels such as `managed-by` are in many selectors: the one that the fewest policies stand
     /// at keeps lists short.
-    fn rarest_label<'a>(&self, entry: &'a Entry<T>) -> Option<(&'a Arc<str>, &'a Arc<str>)> {
-        let standing = |key: &Arc<str>, value: &Arc<str>| {
+    fn rarest_label<'a>(&self, entry: &'a Entry<T>) -> Option<&'a Label> {
+        let standing = |(key, value): &Label| {
             let bucket = self.labelled.get(key).and_then(|values| values.get(value));
             bucket.map_or(0, |bucket| bucket.len())
         };
-        let labels = entry.target.selector.0.iter();
-        labels.min_by_key(|(key, value)| standing(key, value))
+        entry.labels.iter().min_by_key(|label| standing(label))
     }
 
     fn remove(&mut self, entry: &Entry<T>) {
         if take(&mut self.whole, &entry.key) {
             return;
         }
-        for (key, value) in &entry.target.selector.0 {
+        for (key, value) in &entry.labels {
             let Some(values) = self.labelled.get_mut(key) else {
                 continue;
             };
@@ -144,7 +175,7 @@ impl<T: Clone> Scope<T> {
             .flatten()
             .filter_map(|(key, value)| self.labelled.get(key)?.get(value))
             .flat_map(|bucket| bucket.iter())
-            .filter(|entry| entry.target.selector.matches(labels));
+            .filter(|entry| entry.selects(labels));
         self.whole.iter().chain(labelled).map(AsRef::as_ref)
     }
 }
@@ -181,25 +212,20 @@ impl<T> Default for Scope<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::{
-        fixture::workload,
-        policy::{PolicyKind, Selector},
-    };
+    use crate::mesh::{fixture::workload, policy::PolicyKind};
 
     fn entry(name: &str, namespace: Option<&str>, labels: &[(&str, &str)]) -> Entry<()> {
         let labels = labels.iter().copied();
-        Entry {
-            key: PolicyKey::new(PolicyKind::AuthorizationPolicy, "foo", name),
-            target: Target {
-                namespace: namespace.map(Arc::from),
-                selector: Selector(
-                    labels
-                        .map(|(key, value)| (key.into(), value.into()))
-                        .collect(),
-                ),
-            },
-            policy: (),
-        }
+        let target = Target {
+            namespace: namespace.map(Arc::from),
+            selector: Selector(
+                labels
+                    .map(|(key, value)| (key.into(), value.into()))
+                    .collect(),
+            ),
+        };
+        let key = PolicyKey::new(PolicyKind::AuthorizationPolicy, "foo", name);
+        Entry::new(key, target, ())
     }
 
     #[test]

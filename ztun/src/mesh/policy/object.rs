@@ -21,7 +21,8 @@ pub struct PolicyKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Policy {
     PeerAuthentication(PeerAuthentication),
-    Authorization(AuthorizationPolicy),
+    /// Shared: the engine keeps it beside its compiled form.
+    Authorization(Arc<AuthorizationPolicy>),
     FailClosed(FailClosed),
 }
 

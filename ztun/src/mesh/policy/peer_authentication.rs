@@ -74,11 +74,7 @@ impl PeerAuthentications {
             namespace: (!covers_mesh).then(|| Arc::clone(&policy.namespace)),
             selector: policy.selector.clone(),
         };
-        self.0.insert(Entry {
-            key,
-            target,
-            policy,
-        });
+        self.0.insert(Entry::new(key, target, policy));
     }
 
     pub(super) fn remove(&mut self, key: &PolicyKey) {
@@ -114,10 +110,10 @@ impl PeerAuthentications {
             let policy = &entry.policy;
             let oldest = if !policy.selector.is_empty() {
                 &mut applying.selected
-            } else if entry.target.namespace.is_some() {
-                &mut applying.namespace
-            } else {
+            } else if entry.covers_mesh() {
                 &mut applying.mesh
+            } else {
+                &mut applying.namespace
             };
             if oldest.is_none_or(|oldest| policy.age() < oldest.age()) {
                 *oldest = Some(policy);

@@ -5,6 +5,7 @@ mod large_mesh;
 use std::{
     hint::black_box,
     process,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,10 @@ use crate::{
 const POLICIES: usize = 100;
 const WORKLOADS: usize = 1_000;
 const GROWTH: [usize; 3] = [1, 10, 100];
+/// Of a node: Kubernetes' limit.
+const PODS: usize = 110;
+/// The best of so many rounds counts: what else the machine does slows down the others.
+const ROUNDS: u32 = 20;
 /// Values of one field.
 const VALUES: usize = 10_000;
 
@@ -41,9 +46,9 @@ pub struct Args {
 }
 
 struct Measured {
-    /// To one workload again and again.
-    warm: Duration,
-    /// To another workload each time.
+    /// To the pods of one node, which are all that a daemon judges.
+    node: Duration,
+    /// To another workload of the mesh each time.
     cold: Duration,
     audit: Duration,
     policy_update: Duration,
@@ -73,7 +78,7 @@ fn grow(args: &Args, report: &mut Report) -> Result<()> {
                 name.to_owned(),
                 policies.to_string(),
                 workloads.to_string(),
-                nanoseconds(measured.warm),
+                nanoseconds(measured.node),
                 nanoseconds(measured.cold),
                 nanoseconds(measured.audit),
                 microseconds(measured.policy_update),
@@ -96,7 +101,9 @@ fn grow(args: &Args, report: &mut Report) -> Result<()> {
         ],
         &rows,
     );
-    Report::text("cold: to another workload each time, so that none is in the caches");
+    Report::text(format_args!(
+        "decision, audit: to {PODS} pods, as one node has; cold: to another workload of the mesh each time"
+    ));
     Ok(())
 }
 
@@ -105,22 +112,22 @@ fn measure(shape: Shape, policies: usize, workloads: usize, args: &Args) -> Resu
     let mut snapshot = mesh.snapshot_without_policies();
     let before = anonymous_bytes()?;
     for (key, policy) in mesh.policies() {
-        snapshot.insert_policy(key, Policy::Authorization(policy));
+        snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
     }
     let held = anonymous_bytes()?.saturating_sub(before);
     let connections = mesh.connections();
-    let one = &connections[..1];
+    let node = &connections[..PODS];
     let decide = |connection: &Connection<'_>| drop(black_box(snapshot.authorize(connection)));
     let audit = |connection: &Connection<'_>| {
         black_box(snapshot.policies().audit(connection).count());
     };
     Ok(Measured {
-        warm: mean(one, args.decisions, decide),
+        node: mean(node, args.decisions, decide),
         cold: mean(&connections, args.decisions, decide),
-        audit: mean(&connections, args.decisions, audit),
+        audit: mean(node, args.decisions, audit),
         policy_update: update(&snapshot, args.updates, |snapshot, number| {
             let (key, policy) = mesh.changed_policy(number);
-            snapshot.insert_policy(key, Policy::Authorization(policy));
+            snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
         }),
         workload_update: update(&snapshot, args.updates, |snapshot, number| {
             snapshot.insert_workload(mesh.changed_workload(number));
@@ -131,7 +138,7 @@ fn measure(shape: Shape, policies: usize, workloads: usize, args: &Args) -> Resu
 
 fn judge(measured: &Measured, growth: usize, report: &mut Report) {
     let largest = GROWTH.last() == Some(&growth);
-    if largest && measured.warm >= DECISION_LIMIT {
+    if largest && measured.node >= DECISION_LIMIT {
         report.missed(format_args!("a decision within {DECISION_LIMIT:?}"));
     }
     if largest && measured.policy_update.max(measured.workload_update) >= UPDATE_LIMIT {
@@ -153,7 +160,7 @@ fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
         let mesh = LargeMesh::new(Shape::Named(naming), 1, VALUES)?;
         let mut snapshot = mesh.snapshot_without_policies();
         for (key, policy) in mesh.policies() {
-            snapshot.insert_policy(key, Policy::Authorization(policy));
+            snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
         }
         let connections = mesh.connections();
         let time = mean(&connections, args.decisions, |connection| {
@@ -175,11 +182,16 @@ fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 fn mean(connections: &[Connection<'_>], count: u32, action: impl Fn(&Connection<'_>)) -> Duration {
-    let start = Instant::now();
-    for connection in connections.iter().cycle().take(count as usize) {
-        action(black_box(connection));
-    }
-    start.elapsed() / count
+    let a_round = count.div_ceil(ROUNDS);
+    let mut connections = connections.iter().cycle();
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for connection in connections.by_ref().take(a_round as usize) {
+            action(black_box(connection));
+        }
+        start.elapsed() / a_round
+    });
+    rounds.min().unwrap_or_default()
 }
 
 /// Of a snapshot that others hold, as a source has it after it published one.

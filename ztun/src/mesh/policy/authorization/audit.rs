@@ -43,12 +43,12 @@ impl Authorizations {
             in_force
                 .chain(self.reported.applying(destination))
                 .map(|entry| &entry.policy)
-                .any(|policy| policy.policy.action == Action::Allow && policy.matches(&facts))
+                .any(|policy| policy.action == Action::Allow && policy.matches(&facts))
         };
         let applying = self.reported.applying(destination);
         applying.filter_map(move |entry| {
             let rule = entry.policy.matching_rule(&facts);
-            let outcome = match (entry.policy.policy.action, rule) {
+            let outcome = match (entry.policy.action, rule) {
                 (Action::Audit, Some(_)) => AuditOutcome::Matched,
                 (Action::Allow, Some(_)) => AuditOutcome::WouldAllow,
                 (Action::Deny, Some(_)) => AuditOutcome::WouldDeny,

@@ -10,7 +10,8 @@ use crate::mesh::{identity::Identity, policy::Connection};
 
 #[derive(Clone, Debug)]
 pub(super) struct Compiled {
-    pub(super) policy: AuthorizationPolicy,
+    pub(super) policy: Arc<AuthorizationPolicy>,
+    pub(super) action: Action,
     /// Such as `AuthorizationPolicy foo/allow-web`.
     pub(super) title: Arc<str>,
     pub(super) rules: Box<[CompiledRule]>,
@@ -71,13 +72,14 @@ pub(super) struct Facts<'a> {
 }
 
 impl Compiled {
-    pub(super) fn new(policy: AuthorizationPolicy, title: Arc<str>) -> Self {
+    pub(super) fn new(policy: Arc<AuthorizationPolicy>, title: Arc<str>) -> Self {
         let rules = policy.rules.iter();
         Self {
             rules: rules
                 .map(|rule| CompiledRule::new(rule, policy.action))
                 .collect(),
             title,
+            action: policy.action,
             policy,
         }
     }

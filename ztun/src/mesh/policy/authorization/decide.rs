@@ -30,7 +30,7 @@ impl Authorizations {
         let mut denied_by: Option<(&Entry<Compiled>, usize)> = None;
         let mut allowance = Allowance::NoneApplies;
         for entry in self.in_force.applying(connection.destination) {
-            match entry.policy.policy.action {
+            match entry.policy.action {
                 Action::Allow if allowance == Allowance::Matched => {}
                 Action::Allow if entry.policy.matches(&facts) => allowance = Allowance::Matched,
                 Action::Allow => allowance = Allowance::Unmatched,
@@ -54,7 +54,7 @@ impl Authorizations {
         let mut applying: Vec<_> = self
             .in_force
             .applying(connection.destination)
-            .filter(|entry| entry.policy.policy.action == Action::Allow)
+            .filter(|entry| entry.policy.action == Action::Allow)
             .collect();
         applying.sort_unstable_by_key(|entry| &entry.key);
         let hint = match connection.source {

@@ -76,11 +76,12 @@ fn explain_policy(entry: &Entry<Compiled>, facts: &Facts<'_>) -> PolicyExplanati
         policy,
         title,
         rules,
+        ..
     } = &entry.policy;
     let written = policy.rules.iter().map(|rule| &rule.layer7);
     PolicyExplanation {
         policy: Arc::clone(title),
-        target: entry.target.to_string(),
+        target: entry.target().to_string(),
         action: policy.action,
         dry_run: policy.dry_run,
         matching_rule: entry.policy.matching_rule(facts),

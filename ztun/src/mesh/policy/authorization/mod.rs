@@ -7,6 +7,8 @@ mod explain;
 mod model;
 mod sets;
 
+use std::sync::Arc;
+
 use self::compiled::Compiled;
 pub use self::{
     audit::{AuditFinding, AuditOutcome},
@@ -37,11 +39,11 @@ impl Authorizations {
         &mut self,
         root_namespace: &str,
         key: PolicyKey,
-        policy: AuthorizationPolicy,
+        policy: Arc<AuthorizationPolicy>,
     ) {
         let of_root = *policy.namespace == *root_namespace;
         let target = Target {
-            namespace: (!of_root).then(|| policy.namespace.clone()),
+            namespace: (!of_root).then(|| Arc::clone(&policy.namespace)),
             selector: policy.selector.clone(),
         };
         let index = match policy.action {
@@ -49,11 +51,7 @@ impl Authorizations {
             Action::Allow | Action::Deny | Action::Audit => &mut self.reported,
         };
         let policy = Compiled::new(policy, key.to_string().into());
-        index.insert(Entry {
-            key,
-            target,
-            policy,
-        });
+        index.insert(Entry::new(key, target, policy));
     }
 
     pub(super) fn remove(&mut self, key: &PolicyKey) {
@@ -63,7 +61,7 @@ impl Authorizations {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &AuthorizationPolicy> {
         let entries = self.in_force.iter().chain(self.reported.iter());
-        entries.map(|entry| &entry.policy.policy)
+        entries.map(|entry| &*entry.policy.policy)
     }
 }
 

@@ -1,10 +1,6 @@
 //! The values of one field, laid out so that many cost hardly more than one.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -13,24 +9,24 @@ use crate::mesh::identity::Identity;
 
 /// Patterns of SPIFFE IDs without their `spiffe://`.
 #[derive(Clone, Debug)]
-pub(super) struct Principals {
+pub(super) struct Principals(Patterns);
+
+#[derive(Clone, Debug)]
+pub(super) struct Namespaces(Patterns);
+
+/// The texts are those of the policy itself: they take no memory twice.
+#[derive(Clone, Debug)]
+struct Patterns {
     any: bool,
-    exact: HashSet<Identity>,
+    /// In order.
+    exact: Box<[Arc<str>]>,
     /// Prefixes and suffixes.
     affixes: Box<[StringMatch]>,
 }
 
+/// In the order of namespaces, and of names within one.
 #[derive(Clone, Debug)]
-pub(super) struct Namespaces {
-    any: bool,
-    exact: HashSet<Arc<str>>,
-    /// Prefixes and suffixes.
-    affixes: Box<[StringMatch]>,
-}
-
-/// Names by their namespace.
-#[derive(Clone, Debug)]
-pub(super) struct ServiceAccounts(HashMap<Arc<str>, HashSet<Arc<str>>>);
+pub(super) struct ServiceAccounts(Box<[ServiceAccount]>);
 
 #[derive(Clone, Debug)]
 pub(super) struct Blocks {
@@ -47,23 +43,10 @@ struct Ranges<T>(Box<[(T, T)]>);
 
 impl Principals {
     pub(super) fn new(patterns: &[StringMatch]) -> Self {
-        let (any, exact, affixes) = sorted_out(patterns);
-        // What isn't an identity as text equals no identity.
-        let identity = |text: &Arc<str>| format!("spiffe://{text}").parse().ok();
-        Self {
-            any,
-            exact: exact.filter_map(identity).collect(),
-            affixes,
-        }
+        Self(Patterns::new(patterns))
     }
 
     pub(super) fn contains(&self, identity: &Identity) -> bool {
-        self.any
-            || self.exact.contains(identity)
-            || (!self.affixes.is_empty() && self.has_affix_of(identity))
-    }
-
-    fn has_affix_of(&self, identity: &Identity) -> bool {
         let parts = [
             identity.trust_domain().as_str(),
             "/ns/",
@@ -71,44 +54,59 @@ impl Principals {
             "/sa/",
             identity.service_account(),
         ];
-        self.affixes.iter().any(|affix| match affix {
-            StringMatch::Prefix(prefix) => starts_with(parts, prefix),
-            StringMatch::Suffix(suffix) => ends_with(parts, suffix),
-            StringMatch::Exact(_) | StringMatch::Presence => false,
-        })
+        self.0.match_text_of(parts)
     }
 }
 
 impl Namespaces {
     pub(super) fn new(patterns: &[StringMatch]) -> Self {
-        let (any, exact, affixes) = sorted_out(patterns);
-        Self {
-            any,
-            exact: exact.cloned().collect(),
-            affixes,
-        }
+        Self(Patterns::new(patterns))
     }
 
     pub(super) fn contains(&self, namespace: &str) -> bool {
-        self.any
-            || self.exact.contains(namespace)
-            || self.affixes.iter().any(|affix| affix.matches(namespace))
+        self.0.match_text_of([namespace])
+    }
+}
+
+impl Patterns {
+    fn new(patterns: &[StringMatch]) -> Self {
+        let (mut exact, mut affixes) = (Vec::new(), Vec::new());
+        let mut any = false;
+        for pattern in patterns {
+            match pattern {
+                StringMatch::Exact(text) => exact.push(Arc::clone(text)),
+                StringMatch::Prefix(_) | StringMatch::Suffix(_) => affixes.push(pattern.clone()),
+                StringMatch::Presence => any = true,
+            }
+        }
+        exact.sort_unstable();
+        Self {
+            any,
+            exact: exact.into(),
+            affixes: affixes.into(),
+        }
+    }
+
+    /// Whether one matches the parts joined together, which they need not be.
+    fn match_text_of<const N: usize>(&self, parts: [&str; N]) -> bool {
+        let is_exact = || self.exact.binary_search_by(|text| compare(text, parts));
+        self.any || is_exact().is_ok() || self.affixes.iter().any(|affix| has_affix(affix, parts))
     }
 }
 
 impl ServiceAccounts {
     pub(super) fn new(accounts: &[ServiceAccount]) -> Self {
-        let mut namespaces = HashMap::<_, HashSet<_>>::new();
-        for account in accounts {
-            let names = namespaces.entry(Arc::clone(&account.namespace));
-            names.or_default().insert(Arc::clone(&account.name));
-        }
-        Self(namespaces)
+        let mut accounts: Box<[ServiceAccount]> = accounts.into();
+        accounts.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Self(accounts)
     }
 
     pub(super) fn contains(&self, identity: &Identity) -> bool {
-        let names = self.0.get(identity.namespace());
-        names.is_some_and(|names| names.contains(identity.service_account()))
+        let wanted = (identity.namespace(), identity.service_account());
+        let found = self
+            .0
+            .binary_search_by(|account| (&*account.namespace, &*account.name).cmp(&wanted));
+        found.is_ok()
     }
 }
 
@@ -168,23 +166,33 @@ impl<T: Ord + Copy> Ranges<T> {
     }
 }
 
-/// Whether presence is enough, the exact values, and the rest.
-fn sorted_out(
-    patterns: &[StringMatch],
-) -> (bool, impl Iterator<Item = &Arc<str>>, Box<[StringMatch]>) {
-    let any = patterns.contains(&StringMatch::Presence);
-    let exact = patterns.iter().filter_map(|pattern| match pattern {
-        StringMatch::Exact(text) => Some(text),
-        StringMatch::Prefix(_) | StringMatch::Suffix(_) | StringMatch::Presence => None,
-    });
-    let is_affix =
-        |pattern: &&StringMatch| matches!(pattern, StringMatch::Prefix(_) | StringMatch::Suffix(_));
-    let affixes = patterns.iter().filter(is_affix).cloned().collect();
-    (any, exact, affixes)
+/// As `text` compares to the parts joined together.
+fn compare<const N: usize>(text: &str, parts: [&str; N]) -> Ordering {
+    let mut rest = text.as_bytes();
+    for part in parts {
+        let (start, after) = rest.split_at(part.len().min(rest.len()));
+        // A shorter start is a text that ends within the part.
+        match start.cmp(part.as_bytes()) {
+            Ordering::Equal => rest = after,
+            unequal => return unequal,
+        }
+    }
+    if rest.is_empty() {
+        Ordering::Equal
+    } else {
+        Ordering::Greater
+    }
 }
 
-/// Whether the parts one after the other start with `prefix`.
-fn starts_with(parts: [&str; 5], mut prefix: &str) -> bool {
+fn has_affix<const N: usize>(affix: &StringMatch, parts: [&str; N]) -> bool {
+    match affix {
+        StringMatch::Prefix(prefix) => starts_with(parts, prefix),
+        StringMatch::Suffix(suffix) => ends_with(parts, suffix),
+        StringMatch::Exact(_) | StringMatch::Presence => false,
+    }
+}
+
+fn starts_with<const N: usize>(parts: [&str; N], mut prefix: &str) -> bool {
     for part in parts {
         match prefix.strip_prefix(part) {
             Some(rest) => prefix = rest,
@@ -194,7 +202,7 @@ fn starts_with(parts: [&str; 5], mut prefix: &str) -> bool {
     prefix.is_empty()
 }
 
-fn ends_with(parts: [&str; 5], mut suffix: &str) -> bool {
+fn ends_with<const N: usize>(parts: [&str; N], mut suffix: &str) -> bool {
     for part in parts.into_iter().rev() {
         match suffix.strip_suffix(part) {
             Some(rest) => suffix = rest,

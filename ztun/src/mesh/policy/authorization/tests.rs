@@ -63,7 +63,7 @@ impl Case {
         for policy in policies {
             let kind = PolicyKind::AuthorizationPolicy;
             let key = PolicyKey::new(kind, &policy.namespace, &policy.name);
-            all.insert(key, Policy::Authorization(policy));
+            all.insert(key, Policy::Authorization(Arc::new(policy)));
         }
         Self {
             policies: all,

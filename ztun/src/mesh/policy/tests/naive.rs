@@ -147,7 +147,7 @@ impl Naive<'_> {
             };
             let namespace_fits = *policy.namespace == *self.root_namespace
                 || policy.namespace == destination.pod.namespace;
-            (namespace_fits && selects(&policy.selector, destination)).then_some((*key, policy))
+            (namespace_fits && selects(&policy.selector, destination)).then_some((*key, &**policy))
         })
     }
 }

@@ -136,7 +136,7 @@ fn authorization(
                 dry_run,
                 rules,
             };
-            (key, Policy::Authorization(policy))
+            (key, Policy::Authorization(Arc::new(policy)))
         },
     )
 }
