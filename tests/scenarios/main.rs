@@ -1,5 +1,6 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
+mod authorization_policy;
 mod encryption;
 mod identity;
 mod migrate;

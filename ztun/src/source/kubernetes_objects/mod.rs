@@ -59,7 +59,8 @@ pub enum Object {
     EndpointSlice(discovery::EndpointSlice),
     ServiceEntry(networking::ServiceEntry),
     PeerAuthentication(PeerAuthentication),
-    AuthorizationPolicy(AuthorizationPolicy),
+    /// Shared with the engine, which keeps it too.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Stands in for a policy that could not be read.
     Unreadable(FailClosed),
 }
@@ -282,7 +283,8 @@ impl<'a> Header<'a> {
                 security::peer_authentication(&key, value).map(Object::PeerAuthentication)
             }
             Kind::AuthorizationPolicy => {
-                security::authorization_policy(&key, value).map(Object::AuthorizationPolicy)
+                let policy = security::authorization_policy(&key, value)?;
+                Ok(Object::AuthorizationPolicy(Arc::new(policy)))
             }
         }
     }

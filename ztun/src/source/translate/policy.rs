@@ -24,7 +24,7 @@ pub(super) fn key(key: &ObjectKey) -> Option<PolicyKey> {
 pub(super) fn of(object: &Object) -> Option<Policy> {
     match object {
         Object::PeerAuthentication(policy) => Some(Policy::PeerAuthentication(policy.clone())),
-        Object::AuthorizationPolicy(policy) => Some(Policy::Authorization(policy.clone())),
+        Object::AuthorizationPolicy(policy) => Some(Policy::Authorization(Arc::clone(policy))),
         Object::Unreadable(policy) => Some(Policy::FailClosed(policy.clone())),
         _ => None,
     }

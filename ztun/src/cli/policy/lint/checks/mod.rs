@@ -58,7 +58,7 @@ fn located<'a>(
     directory: &'a Directory,
     context: ReadContext<'_>,
 ) -> (Authorizations<'a>, Authentications<'a>) {
-    let (mut authorizations, mut authentications) = (Vec::new(), Vec::new());
+    let (mut authorizations, mut authentications) = (Authorizations::new(), Authentications::new());
     for (key, object, place) in directory.policies() {
         let own = Some(Arc::clone(&key.namespace));
         let in_root = *key.namespace == *context.root_namespace;

@@ -36,7 +36,7 @@ fn policy(rest: &str) -> AuthorizationPolicy {
     let text = object("AuthorizationPolicy", rest);
     match read_text(&text) {
         Ok(Read::Object(_, object)) => match &*object {
-            Object::AuthorizationPolicy(policy) => policy.clone(),
+            Object::AuthorizationPolicy(policy) => AuthorizationPolicy::clone(policy),
             other => panic!("{rest}: {other:?}"),
         },
         other => panic!("{rest}: {other:?}"),
