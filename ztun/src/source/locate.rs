@@ -12,7 +12,8 @@ use super::{
 /// Each search reads the document again: in a larger one only its start is told.
 const MAX_LENGTH: usize = 1 << 20;
 
-/// The line in the file, counted from 1, of the field at `path`, or of the innermost field around it that is there.
+/// The line in the file, counted from 1, of the field at `path`, or of the innermost field around
+/// it that is there.
 pub fn line(document: Document<'_>, path: &FieldPath) -> Option<usize> {
     if document.text.len() > MAX_LENGTH {
         return Some(document.line);

@@ -127,8 +127,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What every text of a list means. An empty list is an error: it reads as if it let nobody through, and
-    /// restricts nothing.
+    /// What every text of a list means. An empty list is an error: it reads as if it let nobody
+    /// through, and restricts nothing.
     pub(super) fn list<T>(
         &self,
         parse: impl Fn(&str) -> Result<T, String>,

@@ -1,4 +1,5 @@
-//! What a directory tells of the mesh that its policies are for: namespaces, workloads, service accounts.
+//! What a directory tells of the mesh that its policies are for: namespaces, workloads, service
+//! accounts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,8 +35,8 @@ pub(super) struct Inventory {
 pub(super) struct Member {
     pub(super) namespace: Arc<str>,
     pub(super) labels: Labels,
-    /// TCP ports, with their names: those of its containers and those that services send to. Without any,
-    /// it isn't known what it serves.
+    /// TCP ports, with their names: those of its containers and those that services send to.
+    /// Without any, it isn't known what it serves.
     pub(super) ports: BTreeMap<u16, Option<Arc<str>>>,
     /// Ports of services before it, and which of its own each leads to.
     pub(super) service_ports: BTreeMap<u16, (Arc<str>, u16)>,

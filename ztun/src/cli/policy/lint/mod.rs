@@ -19,8 +19,8 @@ use crate::{cli::Output, mesh::TrustDomain, source::kubernetes_objects::ReadCont
 
 #[derive(Debug, Args)]
 pub struct LintArgs {
-    /// A directory of YAML and JSON files, subdirectories included: policies, and for more checks the workloads,
-    /// services and namespaces that they are for
+    /// A directory of YAML and JSON files, subdirectories included: policies, and for more checks
+    /// the workloads, services and namespaces that they are for
     directory: PathBuf,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]

@@ -27,8 +27,8 @@ const ACTIONS: [(&str, Option<Action>); 4] = [
     ("CUSTOM", None),
 ];
 
-/// Sources of requests, not of connections. Trust domains belong to connections, but the model has no field
-/// for them.
+/// Sources of requests, not of connections. Trust domains belong to connections, but the model has
+/// no field for them.
 const LAYER7_SOURCE: [&str; 4] = [
     "requestPrincipals",
     "notRequestPrincipals",
@@ -96,7 +96,8 @@ pub(in super::super) fn authorization_policy(
     problems.or(made)
 }
 
-/// What of a rule's attributes layer 4 can't see, and what the rule does without them; each rule's path with it.
+/// What of a rule's attributes layer 4 can't see, and what the rule does without them; each rule's
+/// path with it.
 pub fn unenforceable(
     policy: &AuthorizationPolicy,
 ) -> impl Iterator<Item = (FieldPath, String)> + '_ {
@@ -209,8 +210,8 @@ fn rule(node: &Node<'_>, own_namespace: &str, problems: &mut Problems) -> Rule {
     rule
 }
 
-/// The sources of `from`, or the operations of `to`. An empty one, or none, is an error: either would match
-/// everything, and who writes it may mean nothing.
+/// The sources of `from`, or the operations of `to`. An empty one, or none, is an error: either
+/// would match everything, and who writes it may mean nothing.
 fn parts<'a>(rule: &Fields<'a>, part: &str, name: &str, problems: &mut Problems) -> Vec<Node<'a>> {
     let Some(list) = rule.get(part) else {
         return Vec::new();

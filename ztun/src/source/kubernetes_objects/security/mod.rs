@@ -48,7 +48,8 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// Labels and annotations that aren't text are a common slip: they get a better message than that of the type.
+/// Labels and annotations that aren't text are a common slip: they get a better message than that
+/// of the type.
 fn metadata(node: &Node<'_>, problems: &mut Problems) -> Option<Metadata> {
     let mut own = Problems::default();
     let fields = node.entries("an object with name and namespace", &mut own);

@@ -106,7 +106,8 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     })
 }
 
-/// With `*` elsewhere it would be taken for a plain letter, which no name has: the pattern would match nothing.
+/// With `*` elsewhere it would be taken for a plain letter, which no name has: the pattern would
+/// match nothing.
 fn pattern(text: &str) -> Result<StringMatch, String> {
     let pattern = StringMatch::from(text);
     let rest = match &pattern {

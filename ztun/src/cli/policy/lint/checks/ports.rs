@@ -1,4 +1,5 @@
-//! Ports that nothing selected serves. A policy's ports are those of its workloads, not those of services.
+//! Ports that nothing selected serves. A policy's ports are those of its workloads, not those of
+//! services.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Rules and policies that others leave without effect. Only what is certain is told: a rule covers another if
-//! each part of it is the same, or wider for being absent.
+//! Rules and policies that others leave without effect. Only what is certain is told: a rule covers
+//! another if each part of it is the same, or wider for being absent.
 
 use super::{Check, Finding, Located};
 use crate::{

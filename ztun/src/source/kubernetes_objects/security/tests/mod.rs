@@ -54,8 +54,8 @@ fn peer_authentication(rest: &str) -> PeerAuthentication {
     }
 }
 
-/// Each line is `TEXT => PATH => MESSAGE`: the text is refused for this one reason, whose message contains that,
-/// and something closes its target. A path that is empty is `-`.
+/// Each line is `TEXT => PATH => MESSAGE`: the text is refused for this one reason, whose message
+/// contains that, and something closes its target. A path that is empty is `-`.
 fn assert_wrong(cases: &str, object: impl Fn(&str) -> String, path_prefix: &str) {
     for case in cases.lines().filter(|line| !line.trim().is_empty()) {
         let columns: Vec<&str> = case.split("=>").map(str::trim).collect();
