@@ -6,6 +6,7 @@ mod dump;
 mod enrol;
 mod log;
 mod node;
+mod policy;
 mod programs;
 mod status;
 mod table;
@@ -42,6 +43,8 @@ enum Command {
     Log(log::LogArgs),
     /// Try what capture needs of this kernel, and read from it whether each pod is captured
     Verify(verify::VerifyArgs),
+    /// Look into policies before they are in force
+    Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -84,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
         Command::Verify(args) => verify::run(&args),
+        Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };
     match result {
