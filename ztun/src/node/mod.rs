@@ -2,6 +2,7 @@
 
 pub mod api;
 mod http;
+mod membership;
 mod pods;
 mod readiness;
 mod records;
@@ -24,8 +25,8 @@ use tokio::{
 };
 
 use self::{
-    pods::Pods, readiness::Readiness, records::Records, server::Api, server::ApiServer,
-    status::StatusReporter,
+    membership::Membership, pods::Pods, readiness::Readiness, records::Records, server::Api,
+    server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
@@ -100,11 +101,11 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(
-        redirect,
-        records,
-        proxy.clone(),
+    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let membership = Arc::new(Membership::new(
+        config.node_name.clone(),
         mesh.clone(),
+        pods.clone(),
         config.timeouts.mesh_state,
     ));
     let readiness = Arc::new(Readiness::new(
@@ -125,16 +126,25 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone()));
+    tokio::task::spawn_local({
+        let membership = membership.clone();
+        async move { membership.follow().await }
+    });
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
+        membership: membership.clone(),
         proxy: proxy.clone(),
         mesh,
         certificates,
         source,
         readiness: readiness.clone(),
     };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api {
+        pods,
+        membership,
+        status,
+    })));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {

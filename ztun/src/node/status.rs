@@ -4,10 +4,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{pods::Pods, readiness::Readiness};
+use super::{
+    membership::{Membership, Uncaptured},
+    pods::Pods,
+    readiness::Readiness,
+};
 use crate::{
     cert::{CertificateManager, CertificateStatus},
-    mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
+    mesh::{Identity, Mesh, PodName, WorkloadUid},
     observe::ConnectionStatus,
     proxy::Proxy,
     redirect::CaptureState,
@@ -42,6 +46,9 @@ pub struct PodStatus {
     pub pod: PodName,
     pub addresses: Vec<IpAddr>,
     pub capture: CaptureState,
+    /// What the daemon tries to change about it in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// `None` while the mesh doesn't know the pod.
     pub workload: Option<WorkloadUid>,
     pub identity: Option<Identity>,
@@ -52,6 +59,7 @@ pub struct PodStatus {
 pub struct StatusReporter {
     pub node: String,
     pub pods: Arc<Pods>,
+    pub membership: Arc<Membership>,
     pub proxy: Arc<Proxy>,
     pub mesh: Arc<Mesh>,
     pub certificates: Arc<CertificateManager>,
@@ -77,7 +85,7 @@ impl StatusReporter {
         }
     }
 
-    /// The enrolled pods, and those that the mesh places here but nobody enrolled.
+    /// The enrolled pods, and those that take part but are not captured.
     async fn pods(&self) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
         let mut captures = self.pods.capture_states().await;
@@ -96,24 +104,23 @@ impl StatusReporter {
                         }),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
+                    problem: self.membership.problem(&pod),
                     addresses: entry.addresses,
                     pod,
                 }
             })
             .collect();
-        for workload in snapshot.workloads() {
-            let here =
-                *workload.node == *self.node && workload.tunnel_protocol == TunnelProtocol::Hbone;
-            if here && !pods.iter().any(|known| known.pod == workload.pod) {
+        for Uncaptured { pod, workload, why } in self.membership.uncaptured(&snapshot) {
+            // One of the same name may be on its way out.
+            if !pods.iter().any(|listed| listed.pod == pod) {
+                let workload = workload.as_ref();
                 pods.push(PodStatus {
-                    pod: workload.pod.clone(),
-                    addresses: workload.addresses.clone(),
-                    capture: CaptureState::NotCaptured {
-                        why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
-                            .to_owned(),
-                    },
-                    workload: Some(workload.uid.clone()),
-                    identity: Some(workload.identity.clone()),
+                    pod,
+                    addresses: workload.map_or_else(Vec::new, |it| it.addresses.clone()),
+                    capture: CaptureState::NotCaptured { why },
+                    problem: None,
+                    workload: workload.map(|it| it.uid.clone()),
+                    identity: workload.map(|it| it.identity.clone()),
                 });
             }
         }
