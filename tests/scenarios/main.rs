@@ -2,6 +2,7 @@
 
 mod encryption;
 mod identity;
+mod membership;
 mod mtls;
 mod same_node;
 mod servers;

@@ -337,7 +337,13 @@ impl Mesh {
             _ => format!("{}-successor", spec.hyphenated()),
         };
         let name = run::pod_namespace(&self.name, &path);
-        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
+        let uid = format!("{}{path}", self.name);
+        let cgroup = if spec.in_kubelet_cgroup {
+            format!("pod{uid}")
+        } else {
+            path
+        };
+        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(cgroup))?;
         let netns = Netns::create(&name)?;
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
@@ -365,7 +371,6 @@ impl Mesh {
             };
             in_pod.add_route(any, 0, gateway).await?;
         }
-        let uid = format!("{}{path}", self.name);
         Pod::new(spec, uid, (v4, v6), netns, cgroup)
     }
 

@@ -44,6 +44,8 @@ pub enum Enrolment {
     Claimed,
     /// The mesh directory knows it as not enrolled; a test may enrol it.
     Later,
+    /// The pod says nothing in the mesh directory: its namespace's label counts. A test may enrol it.
+    Undeclared,
     /// The mesh directory does not know it at all.
     Outside,
 }
@@ -66,6 +68,7 @@ pub struct PodSpec {
     pub service_account: String,
     pub labels: Vec<(String, String)>,
     pub enrolment: Enrolment,
+    pub(crate) in_kubelet_cgroup: bool,
 }
 
 pub struct Pod {
@@ -104,6 +107,7 @@ impl PodSpec {
             name,
             labels: Vec::new(),
             enrolment: Enrolment::default(),
+            in_kubelet_cgroup: false,
         }
     }
 
@@ -127,6 +131,13 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, label: &str, value: &str) -> Self {
         self.labels.push((label.into(), value.into()));
+        self
+    }
+
+    /// Its cgroup is named after its UID, as kubelet does it: a daemon can find the pod by itself.
+    #[must_use]
+    pub fn in_kubelet_cgroup(mut self) -> Self {
+        self.in_kubelet_cgroup = true;
         self
     }
 
