@@ -20,7 +20,7 @@ pub enum PodError {
         source: std::io::Error,
     },
     #[error(
-        "enrol {pod}: the mesh state doesn't know this pod after {waited:?}; check that the mesh source delivers it"
+        "enrol {pod}: the mesh state doesn't know this pod after {waited:?}, or only another one of its name; check that the mesh source delivers it"
     )]
     Unknown { pod: PodName, waited: Duration },
     #[error(
