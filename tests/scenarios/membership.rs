@@ -1,6 +1,7 @@
 //! Labels that change while pods run, pods that ran before, and what must not set a pod free.
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use ztun_tests::{
@@ -226,6 +227,31 @@ fn a_known_pod_that_is_deleted_is_not_captured_later() {
         .await?;
         assert_eq!(capture(mesh, CLIENT).await?.as_deref(), Some("notCaptured"));
         Ok(())
+    });
+}
+
+#[test]
+fn an_enrolment_that_fails_is_shown_with_its_reason_and_tried_again() {
+    scenario(undeclared(), async |mesh| {
+        runtime_adds_both(mesh).await?;
+        let pod = mesh.pod(CLIENT);
+        let (path, nothing) = (pod.netns.path(), None::<&str>);
+        mount(Some("/dev/null"), path, nothing, MsFlags::MS_BIND, nothing)?;
+        mesh.apply(&Manifest::namespace("late"))?;
+        let failure = wait::until("the reason is shown", async || {
+            let status = mesh.node("a").status().await.unwrap_or_default();
+            shown(&status, CLIENT)
+                .is_some_and(|shown| shown.to_string().contains("is not a network namespace"))
+        })
+        .await;
+        let check = mesh.cni_when(CniCommand::Check, When::InMesh, pod).await;
+        umount(path)?;
+        failure?;
+        ensure!(
+            check.is_err(),
+            "CHECK passes for a pod that is not captured"
+        );
+        become_captured(mesh, [CLIENT]).await
     });
 }
 

@@ -130,9 +130,7 @@ impl Pods {
             let was_enrolled = self.release_known(pod, sandbox_id).await?;
             return Ok(was_enrolled || !former.is_empty());
         };
-        self.proxy.remove_pod(pod);
-        self.release_kernel_state(&entry.sandbox).await?;
-        self.enrolled().remove(pod);
+        self.set_free(&entry).await?;
         match sandbox_id {
             Some(_) => self.forget_record(pod),
             None => self.let_go_by_hand(entry.sandbox),
@@ -263,6 +261,15 @@ impl Pods {
             .extend(before.filter(|before| PodId::of(&before.sandbox) != id));
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
+    }
+
+    /// For a caller that holds `change`.
+    async fn set_free(&self, entry: &Enrolled) -> Result<(), PodError> {
+        let pod = &entry.sandbox.pod;
+        self.proxy.remove_pod(pod);
+        self.release_kernel_state(&entry.sandbox).await?;
+        self.enrolled().remove(pod);
+        Ok(())
     }
 
     async fn release_gone(&self, sandbox: &PodSandbox) {

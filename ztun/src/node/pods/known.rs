@@ -22,14 +22,14 @@ impl Pods {
                 // The runtime asks twice; who enrolled the pod decides.
                 return Ok(());
             }
-            self.proxy.remove_pod(&pod);
             if PodId::of(&before.sandbox) == PodId::of(&sandbox) {
                 // They share the cgroup, where the former's programs would refuse for both.
-                self.release_kernel_state(&before.sandbox).await?;
+                self.set_free(&before).await?;
             } else {
+                self.proxy.remove_pod(&pod);
+                self.enrolled().remove(&pod);
                 self.former().push(before);
             }
-            self.enrolled().remove(&pod);
         }
         let record = Record {
             sandbox,
@@ -85,9 +85,7 @@ impl Pods {
         if !self.enrolled().get(&pod).is_some_and(is_same) {
             return Ok(());
         }
-        self.proxy.remove_pod(&pod);
-        self.release_kernel_state(&sandbox).await?;
-        self.enrolled().remove(&pod);
+        self.set_free(entry).await?;
         if entry.origin == Origin::Found {
             self.forget_record(&pod);
         } else {
