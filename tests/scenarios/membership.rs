@@ -292,6 +292,26 @@ fn what_the_mesh_says_of_a_predecessor_does_not_count_for_a_pod_of_the_same_name
     });
 }
 
+#[test]
+fn a_pod_outside_that_follows_a_captured_one_of_its_name_is_free_and_the_former_stays_closed() {
+    scenario(undeclared(), async |mesh| {
+        labelled(mesh).await?;
+        let former = mesh.replace_pod(CLIENT, Uid::New).await?;
+        declare(mesh, CLIENT, Enrolment::Later)?;
+        mesh.cni_when(CniCommand::Add, When::InMesh, mesh.pod(CLIENT))
+            .await?;
+        assert_eq!(capture(mesh, CLIENT).await?, None);
+        let _echo = mesh.pod(SERVER).echo(PORT)?;
+        open(mesh).await?;
+        let to = mesh.pod(SERVER).at(Family::V4, PORT);
+        ensure!(former.connect(to).await.is_err(), "the former was set free");
+        mesh.cni_when(CniCommand::Del, When::InMesh, &former)
+            .await?;
+        former.connect(to).await?;
+        Ok(())
+    });
+}
+
 fn ran_before() -> MeshBuilder {
     let claimed = |path, node| {
         PodSpec::new(path)
