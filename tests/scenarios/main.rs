@@ -4,6 +4,7 @@ mod encryption;
 mod identity;
 mod membership;
 mod mtls;
+mod probes;
 mod same_node;
 mod servers;
 mod status;

@@ -134,7 +134,7 @@ impl MeshBuilder {
         }
         mesh.describe(&self.manifests)?;
         for node in &mesh.nodes {
-            node.configure(&mesh.configuration(node, &files, &self.settings))?;
+            node.configure(&mesh.configuration(node, &files, &self.settings)?)?;
         }
         Ok(mesh)
     }
@@ -392,7 +392,12 @@ impl Mesh {
         manifests.iter().try_for_each(|object| self.apply(object))
     }
 
-    fn configuration(&self, node: &Node, files: &Path, settings: &[(String, Value)]) -> Value {
+    fn configuration(
+        &self,
+        node: &Node,
+        files: &Path,
+        settings: &[(String, Value)],
+    ) -> Result<Value> {
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
@@ -401,6 +406,7 @@ impl Mesh {
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
             "bpfDirectory": self.pins(node),
+            "kubeletCgroup": node.kubelet_cgroup()?,
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "logFilter": "info,ztun=debug",
@@ -409,7 +415,7 @@ impl Mesh {
             let keys = path.split('.');
             *keys.fold(&mut configuration, |at, key| &mut at[key]) = value.clone();
         }
-        configuration
+        Ok(configuration)
     }
 
     /// The directory of the certificate authority that the daemons share.

@@ -2,12 +2,14 @@
 
 pub mod api;
 mod http;
+pub mod kubelet;
 mod membership;
 mod pods;
 mod readiness;
 mod records;
 mod server;
 pub mod status;
+mod telemetry;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,14 +21,14 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
 
 use self::{
-    membership::Membership, pods::Pods, readiness::Readiness, records::Records, server::Api,
-    server::ApiServer, status::StatusReporter,
+    kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
+    records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
@@ -38,7 +40,8 @@ use crate::{
     source::file::FileSource,
 };
 
-/// How often pods are checked for a network namespace that went away without an unenrol.
+/// How often pods are checked for a network namespace that went away without an unenrol, and the
+/// kubelet for a new cgroup.
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT and the drain that follows it.
@@ -72,6 +75,11 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
+
+    let kubelet = Arc::new(KubeletProbes::start(
+        redirect.clone(),
+        config.kubelet_cgroup.clone(),
+    ));
 
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
@@ -108,6 +116,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         pods.clone(),
         config.timeouts.mesh_state,
     ));
+    telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -125,11 +134,8 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
 
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
-    tokio::task::spawn_local(sweep(pods.clone()));
-    tokio::task::spawn_local({
-        let membership = membership.clone();
-        async move { membership.follow().await }
-    });
+    tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
+    tokio::task::spawn_local(membership.clone().follow());
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -139,12 +145,14 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         certificates,
         source,
         readiness: readiness.clone(),
+        kubelet,
     };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api {
+    let api = Api {
         pods,
         membership,
         status,
-    })));
+    };
+    let api = tokio::task::spawn_local(api_server.serve(Arc::new(api)));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
@@ -152,7 +160,19 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     readiness.draining.store(true, Ordering::Relaxed);
-    let deadline = config.timeouts.drain;
+    drain(
+        &proxy,
+        config.timeouts.drain,
+        [&mut terminate, &mut interrupt],
+    )
+    .await;
+    api.abort();
+    tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+/// Lets open connections end; a second signal ends the wait.
+async fn drain(proxy: &Proxy, deadline: Duration, [terminate, interrupt]: [&mut Signal; 2]) {
     tracing::info!(
         ?deadline,
         connections = proxy.connections().len(),
@@ -163,9 +183,6 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
-    api.abort();
-    tracing::info!("ended; enrolled pods stay closed until the next start");
-    Ok(())
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.
@@ -188,12 +205,13 @@ fn check_kernel() -> Result<(), KernelError> {
     Ok(())
 }
 
-async fn sweep(pods: Arc<Pods>) {
+async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         pods.sweep().await;
+        kubelet.follow();
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use ztun_common::Verdict;
+
 pub use self::error::PodError;
 use super::records::{Origin, Record, RecordError, Records, Standing};
 use crate::{
@@ -197,6 +199,17 @@ impl Pods {
 
     pub fn list(&self) -> Vec<Enrolled> {
         self.enrolled().values().cloned().collect()
+    }
+
+    /// What the kernel programs of each enrolled pod counted. Some microseconds a pod.
+    pub fn verdicts(&self) -> Vec<(PodName, Vec<(Verdict, u64)>)> {
+        self.list()
+            .into_iter()
+            .map(|Enrolled { sandbox, .. }| {
+                let counts = self.redirect.verdicts(&sandbox);
+                (sandbox.pod, counts)
+            })
+            .collect()
     }
 
     /// Whether each enrolled pod is captured, read from kernel state.

@@ -1,10 +1,12 @@
 //! What `ztun status` shows.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use ztun_common::Verdict;
 
 use super::{
+    kubelet::{KubeletProbes, KubeletStatus},
     membership::{Membership, Uncaptured},
     pods::Pods,
     readiness::Readiness,
@@ -26,6 +28,8 @@ pub struct NodeStatus {
     /// Empty when the node is ready; otherwise what it waits for.
     pub not_ready: Vec<String>,
     pub mesh: MeshStatus,
+    #[serde(default)]
+    pub kubelet: KubeletStatus,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
     pub connections: Vec<ConnectionStatus>,
@@ -49,6 +53,9 @@ pub struct PodStatus {
     /// What the daemon tries to change about it in vain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What the kernel programs counted, by verdict; those that never came are left out.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, u64>,
     /// `None` while the mesh doesn't know the pod.
     pub workload: Option<WorkloadUid>,
     pub identity: Option<Identity>,
@@ -65,6 +72,7 @@ pub struct StatusReporter {
     pub certificates: Arc<CertificateManager>,
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
+    pub kubelet: Arc<KubeletProbes>,
 }
 
 impl StatusReporter {
@@ -79,6 +87,7 @@ impl StatusReporter {
                 services: snapshot.services().count(),
                 problems: self.source.problems().to_vec(),
             },
+            kubelet: self.kubelet.status(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
             connections: self.proxy.connections(),
@@ -89,6 +98,7 @@ impl StatusReporter {
     async fn pods(&self) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
         let mut captures = self.pods.capture_states().await;
+        let mut verdicts: BTreeMap<PodName, _> = self.pods.verdicts().into_iter().collect();
         let mut pods: Vec<PodStatus> = self
             .pods
             .list()
@@ -102,6 +112,7 @@ impl StatusReporter {
                         .unwrap_or_else(|| CaptureState::NotCaptured {
                             why: "released while this report was made".to_owned(),
                         }),
+                    verdicts: verdicts.remove(&pod).map(named).unwrap_or_default(),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
                     problem: self.membership.problem(&pod),
@@ -119,6 +130,7 @@ impl StatusReporter {
                     addresses: workload.map_or_else(Vec::new, |it| it.addresses.clone()),
                     capture: CaptureState::NotCaptured { why },
                     problem: None,
+                    verdicts: BTreeMap::new(),
                     workload: workload.map(|it| it.uid.clone()),
                     identity: workload.map(|it| it.identity.clone()),
                 });
@@ -127,4 +139,12 @@ impl StatusReporter {
         pods.sort_by(|a, b| a.pod.cmp(&b.pod));
         pods
     }
+}
+
+fn named(verdicts: Vec<(Verdict, u64)>) -> BTreeMap<String, u64> {
+    verdicts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(verdict, count)| (verdict.name().to_owned(), count))
+        .collect()
 }

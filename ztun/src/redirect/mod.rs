@@ -10,6 +10,7 @@ mod cgroup;
 mod find;
 pub mod hierarchy;
 mod kernel;
+mod kubelet;
 mod link;
 mod listeners;
 mod netlink;
@@ -47,6 +48,7 @@ pub use self::{
     cgroup::CgroupError,
     find::FindError,
     kernel::{Feature, Finding, KernelError, KernelReport},
+    kubelet::{Kubelet, KubeletError, Probes},
     netns::NetnsError,
     pins::{PinError, PodId},
     prepare::PrepareError,
@@ -122,11 +124,12 @@ impl Redirect {
     /// Checks that this kernel takes the programs, and opens the directory for pins: on a bpffs,
     /// which is mounted if there is none.
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
-        let programs = Programs::new()?;
+        let pins = PinDirectory::open(pin_directory)?;
+        let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
         programs.load(&[], &PodListeners::default())?;
         Ok(Self {
             programs,
-            pins: PinDirectory::open(pin_directory)?,
+            pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
         })
@@ -237,6 +240,12 @@ impl Redirect {
     /// One by a process leads there only as long as that process lives, and then perhaps elsewhere.
     pub fn whereabouts(&self, sandbox: &PodSandbox) -> Option<PathBuf> {
         find::whereabouts(sandbox, state::steered(self, sandbox))
+    }
+
+    /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier
+    /// daemon attached for that.
+    pub fn follow_kubelet(&self, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
+        kubelet::follow(&self.pins, kubelet, anew)
     }
 
     fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {

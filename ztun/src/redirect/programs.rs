@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     os::fd::AsRawFd as _,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
@@ -21,7 +22,7 @@ use super::{
     cgroup::Cgroup,
     listeners,
     netns::Netns,
-    pins::{Generation, LINKS, MAPS, PinError},
+    pins::{Generation, LINKS, MAPS, NODE_PROGRAM, PinError},
     rewritten::Rewritten,
     with_causes,
 };
@@ -81,14 +82,25 @@ pub struct ProgramReport {
     pub verdict: Result<(), String>,
 }
 
+/// The file that all programs and maps are loaded from.
+pub fn object() -> Result<&'static [u8], ProgramsError> {
+    if OBJECT.is_empty() {
+        return Err(ProgramsError::NotBuilt);
+    }
+    Ok(OBJECT)
+}
+
 impl Programs {
-    pub fn new() -> Result<Self, ProgramsError> {
-        if OBJECT.is_empty() {
-            return Err(ProgramsError::NotBuilt);
-        }
+    /// The pods' programs will share the maps that are pinned at these paths; they are made where
+    /// there is none.
+    pub fn new(shared: &[(&'static str, PathBuf)]) -> Result<Self, ProgramsError> {
+        object()?;
         let mut loader = EbpfLoader::new();
         // No program needs the kernel's types, and they take longer to read than all the rest.
         loader.btf(None);
+        for (map, path) in shared {
+            loader.map_pin_path(map, path.clone());
+        }
         Ok(Self {
             loader: Mutex::new(loader),
         })
@@ -120,8 +132,9 @@ impl Programs {
 
 /// Loads every program into the running kernel's verifier; nothing stays behind.
 pub fn verify_all() -> Result<Vec<ProgramReport>, ProgramsError> {
-    let mut pod = Programs::new()?.load_object()?;
-    LINKS.into_iter().map(|name| pod.verify(name)).collect()
+    let mut pod = Programs::new(&[])?.load_object()?;
+    let names = LINKS.into_iter().chain([NODE_PROGRAM]);
+    names.map(|name| pod.verify(name)).collect()
 }
 
 impl PodPrograms {
@@ -280,7 +293,7 @@ fn needs(program: &str) -> &'static str {
     }
 }
 
-fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
+pub fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
     let (reason, log) = match error {
         ProgramError::LoadError {
             io_error,
@@ -312,7 +325,7 @@ fn attach_to_cgroup(program: &mut CgroupSockAddr, cgroup: &Cgroup) -> Result<FdL
         .map_err(|error: LinkError| with_causes(&error))
 }
 
-fn attach_sock_ops(program: &mut SockOps, cgroup: &Cgroup) -> Result<FdLink, String> {
+pub fn attach_sock_ops(program: &mut SockOps, cgroup: &Cgroup) -> Result<FdLink, String> {
     let reason = |error: ProgramError| with_causes(&error);
     let link = program
         .attach(cgroup.file(), CgroupAttachMode::Single)

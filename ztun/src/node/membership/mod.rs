@@ -78,8 +78,8 @@ impl Membership {
         })
     }
 
-    /// Follows the mesh state until it is dropped.
-    pub async fn follow(&self) {
+    /// Follows the mesh state; never returns.
+    pub async fn follow(self: Arc<Self>) {
         let mut versions = self.mesh.versions();
         loop {
             versions.borrow_and_update();
