@@ -4,6 +4,7 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use tokio::sync::watch;
 
 use super::{
@@ -137,6 +138,16 @@ impl Snapshot {
 
     pub(super) fn routed_service(&self, vip: IpAddr) -> Option<&Arc<RoutedService>> {
         self.vips.holder(vip.to_canonical())
+    }
+}
+
+/// Workloads, services and policies, for people to read.
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut snapshot = serializer.serialize_struct("Snapshot", 2)?;
+        snapshot.serialize_field("workloads", &self.workloads().collect::<Vec<_>>())?;
+        snapshot.serialize_field("services", &self.services().collect::<Vec<_>>())?;
+        snapshot.end()
     }
 }
 

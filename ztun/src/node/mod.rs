@@ -34,7 +34,7 @@ use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
     config::{self, Config, Timeouts},
     mesh::Mesh,
-    observe::Metrics,
+    observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
     source::file::FileSource,
@@ -48,7 +48,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -59,13 +59,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, data.handle().clone()));
+    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -110,12 +110,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         config.translate_settings(),
     )?);
     let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
-    let membership = Arc::new(Membership::new(
-        config.node_name.clone(),
-        mesh.clone(),
-        pods.clone(),
-        config.timeouts.mesh_state,
-    ));
+    let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
@@ -147,12 +142,14 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         kubelet,
     };
-    let api = Api {
+    let api = Arc::new(Api {
         pods,
         membership,
         status,
-    };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(api)));
+        config: config.clone(),
+        log,
+    });
+    let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
@@ -163,7 +160,8 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     drain(
         &proxy,
         config.timeouts.drain,
-        [&mut terminate, &mut interrupt],
+        &mut terminate,
+        &mut interrupt,
     )
     .await;
     api.abort();
@@ -171,8 +169,8 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets open connections end; a second signal ends the wait.
-async fn drain(proxy: &Proxy, deadline: Duration, [terminate, interrupt]: [&mut Signal; 2]) {
+/// Lets open connections end, until the deadline or another signal.
+async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
     tracing::info!(
         ?deadline,
         connections = proxy.connections().len(),

@@ -17,6 +17,7 @@ use super::{
     records::{Origin, Record, Standing},
 };
 use crate::{
+    config::Config,
     mesh::{Mesh, PodName, Snapshot, Workload, workload::Membership as Said},
     redirect::PodSandbox,
 };
@@ -44,12 +45,12 @@ pub struct Uncaptured {
 }
 
 impl Membership {
-    pub fn new(node: Arc<str>, mesh: Arc<Mesh>, pods: Arc<Pods>, mesh_wait: Duration) -> Self {
+    pub fn new(config: &Config, mesh: Arc<Mesh>, pods: Arc<Pods>) -> Self {
         Self {
-            node,
+            node: config.node_name.clone(),
             mesh,
             pods,
-            mesh_wait,
+            mesh_wait: config.timeouts.mesh_state,
             attempts: Mutex::default(),
         }
     }
