@@ -15,6 +15,7 @@
 //! });
 //! ```
 
+mod addresses;
 pub mod app;
 pub mod bpf;
 pub mod capture;

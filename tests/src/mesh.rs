@@ -365,11 +365,7 @@ impl Mesh {
             in_pod.add_address("eth0", address, prefix).await?;
         }
         for gateway in node.gateways() {
-            let any = match gateway {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            in_pod.add_route(any, 0, gateway).await?;
+            route_by(&in_pod, gateway).await?;
         }
         Pod::new(spec, uid, (v4, v6), netns, cgroup)
     }
@@ -447,6 +443,15 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
+}
+
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    let any = match gateway {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    netlink.add_route(any, 0, gateway).await
 }
 
 /// The same for each pod with this address, so that neighbours need not notice when one follows another.

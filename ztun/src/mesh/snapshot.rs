@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     claims::{Claimant, Claims},
-    policy::{Connection, Decision, Policies},
+    policy::{Connection, Decision, Policies, Policy, PolicyKey},
     service::{RoutedService, Service, ServiceKey},
     workload::{NetworkMode, PodName, Workload, WorkloadUid},
 };
@@ -134,6 +134,15 @@ impl Snapshot {
 
     pub fn set_policies(&mut self, policies: Policies) {
         self.policies = Arc::new(policies);
+    }
+
+    /// Adds a policy, or replaces the one with the same key.
+    pub fn insert_policy(&mut self, key: PolicyKey, policy: Policy) {
+        Arc::make_mut(&mut self.policies).insert(key, policy);
+    }
+
+    pub fn remove_policy(&mut self, key: &PolicyKey) {
+        Arc::make_mut(&mut self.policies).remove(key);
     }
 
     pub(super) fn routed_service(&self, vip: IpAddr) -> Option<&Arc<RoutedService>> {

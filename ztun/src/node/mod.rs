@@ -1,5 +1,6 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
+mod addresses;
 pub mod api;
 mod http;
 pub mod kubelet;
@@ -143,7 +144,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         kubelet,
     };
     let api = Arc::new(Api {
-        pods,
+        pods: pods.clone(),
         membership,
         status,
         config: config.clone(),
@@ -157,6 +158,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         _ = interrupt.recv() => {}
     }
     readiness.draining.store(true, Ordering::Relaxed);
+    pods.stop_following();
     drain(
         &proxy,
         config.timeouts.drain,

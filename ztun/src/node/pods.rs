@@ -12,10 +12,13 @@ use std::{
 use ztun_common::Verdict;
 
 pub use self::error::PodError;
-use super::records::{Origin, Record, RecordError, Records, Standing};
+use super::{
+    addresses::Followers,
+    records::{Origin, Record, RecordError, Records, Standing},
+};
 use crate::{
     mesh::PodName,
-    proxy::{ProxiedPod, Proxy},
+    proxy::{PodAddresses, ProxiedPod, Proxy},
     redirect::{CaptureState, CapturedPod, PodId, PodNetns, PodSandbox, Redirect},
 };
 
@@ -33,6 +36,7 @@ pub struct Pods {
     known: Mutex<BTreeMap<PodName, Record>>,
     /// Told when a pod is known newly.
     news: tokio::sync::Notify,
+    followers: Followers,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -41,13 +45,14 @@ pub struct Pods {
 pub struct Enrolled {
     pub sandbox: PodSandbox,
     pub origin: Origin,
-    pub addresses: Vec<IpAddr>,
+    pub addresses: PodAddresses,
     pub netns: Arc<PodNetns>,
 }
 
 impl Pods {
     pub fn new(redirect: Arc<Redirect>, records: Records, proxy: Arc<Proxy>) -> Self {
         Self {
+            followers: Followers::new(redirect.clone(), proxy.clone()),
             redirect,
             records,
             proxy,
@@ -197,6 +202,11 @@ impl Pods {
         self.sweep_known().await;
     }
 
+    /// Lets the pods' capture be as it is from now on.
+    pub fn stop_following(&self) {
+        self.followers.stop_all();
+    }
+
     pub fn list(&self) -> Vec<Enrolled> {
         self.enrolled().values().cloned().collect()
     }
@@ -244,6 +254,7 @@ impl Pods {
             addresses,
             sockets,
             listeners,
+            follower,
         } = captured;
         let pod = sandbox.pod.clone();
         self.proxy
@@ -272,6 +283,8 @@ impl Pods {
         // Under the same ID, what the former had in the kernel is replaced already.
         self.former()
             .extend(before.filter(|before| PodId::of(&before.sandbox) != id));
+        self.followers.follow(&pod, follower);
+        let addresses = addresses.to_vec();
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
     }
@@ -279,6 +292,7 @@ impl Pods {
     /// For a caller that holds `change`.
     async fn set_free(&self, entry: &Enrolled) -> Result<(), PodError> {
         let pod = &entry.sandbox.pod;
+        self.followers.stop(pod);
         self.proxy.remove_pod(pod);
         self.release_kernel_state(&entry.sandbox).await?;
         self.enrolled().remove(pod);
@@ -327,7 +341,9 @@ impl Pods {
 }
 
 /// Kernel work takes milliseconds and must not hold up the control runtime.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

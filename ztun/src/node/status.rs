@@ -116,7 +116,7 @@ impl StatusReporter {
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
                     problem: self.membership.problem(&pod),
-                    addresses: entry.addresses,
+                    addresses: entry.addresses.to_vec(),
                     pod,
                 }
             })

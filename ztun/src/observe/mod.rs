@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod connections;
+mod denials;
 pub mod flow;
 pub mod labels;
 mod logging;

@@ -10,7 +10,9 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    PodSandbox, cgroup,
+    PodSandbox,
+    addresses::NamespaceAddresses,
+    cgroup,
     hierarchy::{self, HierarchyError},
     netlink::{Netlink, NetlinkError},
     netns::{Netns, NetnsError, NetnsId},
@@ -85,8 +87,8 @@ pub fn find(
         is_elsewhere = true;
         let netns = Netns::open(&path)?;
         // A process may have other namespaces inside its pod: only the pod's has the address.
-        let own = netns.run(|| Netlink::connect()?.addresses())??;
-        if netns.id() == id && own.iter().any(|address| addresses.contains(address)) {
+        let own = netns.run(|| NamespaceAddresses::read(&Netlink::connect()?))??;
+        if netns.id() == id && own.own.iter().any(|address| addresses.contains(address)) {
             return Ok(PodSandbox {
                 pod: pod.clone(),
                 uid: uid.to_owned(),

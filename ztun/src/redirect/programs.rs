@@ -1,32 +1,27 @@
 //! The kernel programs: loading a pod's own copies of them, and attaching those.
 
 use std::{
-    net::IpAddr,
-    os::fd::AsRawFd as _,
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapError, SockHash},
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
     },
 };
 use thiserror::Error;
-use ztun_common::{Address, MAX_ADDRESSES};
+use ztun_common::MAX_ADDRESSES;
 
 use super::{
     cgroup::Cgroup,
-    listeners,
     netns::Netns,
     pins::{Generation, LINKS, MAPS, NODE_PROGRAM, PinError},
     rewritten::Rewritten,
     with_causes,
 };
-use crate::proxy::pod::PodListeners;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztun-ebpf"));
 
@@ -107,13 +102,8 @@ impl Programs {
     }
 
     /// Loads programs and maps for one pod.
-    pub fn load(
-        &self,
-        addresses: &[IpAddr],
-        listeners: &PodListeners,
-    ) -> Result<PodPrograms, ProgramsError> {
+    pub fn load(&self) -> Result<PodPrograms, ProgramsError> {
         let mut pod = self.load_object()?;
-        pod.fill(addresses, listeners)?;
         for name in LINKS {
             pod.load_program(name)?;
         }
@@ -138,14 +128,8 @@ pub fn verify_all() -> Result<Vec<ProgramReport>, ProgramsError> {
 }
 
 impl PodPrograms {
-    /// Attaches the programs and pins them with their maps. Whoever gets an error takes the
-    /// generation off.
-    pub fn attach(
-        mut self,
-        netns: &Netns,
-        cgroup: &Cgroup,
-        generation: &Generation,
-    ) -> Result<(), AttachError> {
+    /// Pins the maps. Whoever gets an error, from here or from `attach`, takes the generation off.
+    pub fn pin_maps(&self, generation: &Generation) -> Result<(), AttachError> {
         for name in MAPS {
             let map = self.0.map(name).ok_or(ProgramsError::Absent(name))?;
             let path = generation.path(name);
@@ -154,6 +138,16 @@ impl PodPrograms {
                 reason: with_causes(&error),
             })?;
         }
+        Ok(())
+    }
+
+    /// Attaches the programs and pins them.
+    pub fn attach(
+        mut self,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        generation: &Generation,
+    ) -> Result<(), AttachError> {
         // What arrives is steered before anything is sent to arrive.
         for name in LINKS.into_iter().rev() {
             let link = self.attach_program(name, netns, cgroup)?;
@@ -174,46 +168,6 @@ impl PodPrograms {
             map: name,
             reason: error.to_string(),
         })
-    }
-
-    fn fill(
-        &mut self,
-        addresses: &[IpAddr],
-        pod_listeners: &PodListeners,
-    ) -> Result<(), ProgramsError> {
-        if addresses.len() > MAX_ADDRESSES as usize {
-            return Err(ProgramsError::TooManyAddresses(addresses.len()));
-        }
-        let failed = |map| {
-            move |error: MapError| ProgramsError::Map {
-                map,
-                reason: with_causes(&error),
-            }
-        };
-        let map = "ADDRESSES";
-        let mut own: HashMap<_, [u8; 16], u8> = self
-            .0
-            .map_mut(map)
-            .ok_or(ProgramsError::Absent(map))?
-            .try_into()
-            .map_err(failed(map))?;
-        for &ip in addresses {
-            own.insert(Address::from(ip).to_bytes(), 1, 0)
-                .map_err(failed(map))?;
-        }
-        let map = "LISTENERS";
-        let mut sockets: SockHash<_, u32> = self
-            .0
-            .map_mut(map)
-            .ok_or(ProgramsError::Absent(map))?
-            .try_into()
-            .map_err(failed(map))?;
-        for (key, listener) in listeners::keyed(pod_listeners) {
-            sockets
-                .insert(key.index(), listener.as_raw_fd(), 0)
-                .map_err(failed(map))?;
-        }
-        Ok(())
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), ProgramsError> {

@@ -1,6 +1,6 @@
 //! What is to be done about this node's pods, given what the mesh state says of them: pure.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     mesh::{PodName, Snapshot, Workload, workload::Membership},
@@ -8,6 +8,7 @@ use crate::{
         pods::Enrolled,
         records::{Origin, Record, Standing},
     },
+    proxy::PodAddresses,
     redirect::PodSandbox,
 };
 
@@ -106,7 +107,7 @@ pub fn workload_of<'a>(
     node: &str,
     snapshot: &'a Snapshot,
     sandbox: &PodSandbox,
-    addresses: Option<&[IpAddr]>,
+    addresses: Option<&PodAddresses>,
 ) -> Option<&'a Arc<Workload>> {
     snapshot
         .workload_by_pod(&sandbox.pod)
@@ -121,7 +122,7 @@ fn is_pod(
     node: &str,
     workload: &Workload,
     sandbox: &PodSandbox,
-    addresses: Option<&[IpAddr]>,
+    addresses: Option<&PodAddresses>,
 ) -> bool {
     if sandbox.pod != workload.pod {
         return false;
@@ -130,7 +131,7 @@ fn is_pod(
         return *sandbox.uid == *workload.pod_uid;
     }
     let is_here = workload.node.is_empty() || *workload.node == *node;
-    is_here && addresses.is_none_or(|own| workload.addresses.iter().any(|ip| own.contains(ip)))
+    is_here && addresses.is_none_or(|own| workload.addresses.iter().any(|ip| own.contains(*ip)))
 }
 
 #[cfg(test)]
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn without_a_uid_on_either_side_name_node_and_address_tell() {
-        let here = |sandbox_uid: &str, workload_uid: &str, own: Option<&[IpAddr]>| {
+        let here = |sandbox_uid: &str, workload_uid: &str, own: Option<&PodAddresses>| {
             is_pod(
                 NODE,
                 &with_uid("a", workload_uid),
@@ -242,7 +243,8 @@ mod tests {
                 own,
             )
         };
-        let (same, other) = ([IpAddr::from([10, 0, 0, 1])], [IpAddr::from([10, 0, 0, 2])]);
+        let at = |host| PodAddresses::new(vec![[10, 0, 0, host].into()]);
+        let (same, other) = (at(1), at(2));
         for (sandbox, workload) in [("", ""), ("u", ""), ("", "u")] {
             assert!(here(sandbox, workload, None));
             assert!(here(sandbox, workload, Some(&same)));

@@ -26,6 +26,7 @@ impl Pods {
                 // They share the cgroup, where the former's programs would refuse for both.
                 self.set_free(&before).await?;
             } else {
+                self.followers.stop(&pod);
                 self.proxy.remove_pod(&pod);
                 self.enrolled().remove(&pod);
                 self.former().push(before);
