@@ -6,6 +6,7 @@ mod bookinfo;
 mod encryption;
 mod foo_bar_legacy;
 mod identity;
+mod membership;
 mod migrate;
 mod mtls;
 mod probes;

@@ -352,7 +352,13 @@ impl Mesh {
             _ => format!("{}-successor", spec.hyphenated()),
         };
         let name = run::pod_namespace(&self.name, &path);
-        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
+        let uid = format!("{}{path}", self.name);
+        let cgroup = if spec.in_kubelet_cgroup {
+            format!("pod{uid}")
+        } else {
+            path
+        };
+        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(cgroup))?;
         let (netns, users) = match spec.users {
             Users::Host => (Netns::create(&name)?, None),
             Users::Own => {
@@ -363,7 +369,6 @@ impl Mesh {
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
         node.link(spec.link, &netns, (v4, v6)).await?;
-        let uid = format!("{}{path}", self.name);
         Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
     }
 

@@ -42,6 +42,8 @@ pub enum Enrolment {
     Claimed,
     /// The mesh directory knows it as not enrolled; a test may enrol it.
     Later,
+    /// The pod says nothing in the mesh directory: its namespace's label counts. A test may enrol it.
+    Undeclared,
     /// The mesh directory does not know it at all.
     Outside,
 }
@@ -87,6 +89,7 @@ pub struct PodSpec {
     pub enrolment: Enrolment,
     pub users: Users,
     pub link: Link,
+    pub(crate) in_kubelet_cgroup: bool,
 }
 
 pub struct Pod {
@@ -132,6 +135,7 @@ impl PodSpec {
             enrolment: Enrolment::default(),
             users: Users::default(),
             link: Link::default(),
+            in_kubelet_cgroup: false,
         }
     }
 
@@ -155,6 +159,13 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, label: &str, value: &str) -> Self {
         self.labels.push((label.into(), value.into()));
+        self
+    }
+
+    /// Its cgroup is named after its UID, as kubelet does it: a daemon can find the pod by itself.
+    #[must_use]
+    pub fn in_kubelet_cgroup(mut self) -> Self {
+        self.in_kubelet_cgroup = true;
         self
     }
 

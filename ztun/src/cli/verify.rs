@@ -188,6 +188,7 @@ mod tests {
             addresses: Vec::new(),
             capture,
             verdicts: std::collections::BTreeMap::new(),
+            problem: None,
             workload: None,
             identity: None,
         }

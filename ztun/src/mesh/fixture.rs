@@ -1,4 +1,4 @@
-//! Workloads and services for the tests of this module.
+//! Workloads and services for tests.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -6,22 +6,24 @@ use time::OffsetDateTime;
 
 use super::{
     Endpoint, Identity, PodName, Service, ServiceKey, Workload, WorkloadUid,
-    workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+    workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
 };
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn uid(name: &str) -> WorkloadUid {
+pub(crate) fn uid(name: &str) -> WorkloadUid {
     WorkloadUid(format!("test//Pod/foo/{name}").into())
 }
 
 /// A pod of namespace `foo`.
-pub(super) fn workload(name: &str, addresses: &[&str]) -> Workload {
+pub(crate) fn workload(name: &str, addresses: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         pod: PodName::new("foo", name),
+        pod_uid: "".into(),
+        membership: Membership::Member,
         identity: Identity::new("cluster.local".parse().unwrap(), "foo", "default").unwrap(),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         node: "node".into(),
@@ -39,7 +41,7 @@ pub(super) fn workload(name: &str, addresses: &[&str]) -> Workload {
     }
 }
 
-pub(super) fn born(seconds: i64, workload: Workload) -> Workload {
+pub(crate) fn born(seconds: i64, workload: Workload) -> Workload {
     Workload {
         created: Some(OffsetDateTime::from_unix_timestamp(seconds).unwrap()),
         ..workload
@@ -47,7 +49,7 @@ pub(super) fn born(seconds: i64, workload: Workload) -> Workload {
 }
 
 /// A service of namespace `foo` whose port 80 is its endpoints' port 8080.
-pub(super) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> Service {
+pub(crate) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> Service {
     let endpoint = |(workload, ready): &(&str, bool)| {
         let endpoint = Endpoint {
             ports: BTreeMap::from([(80, 8080)]),
@@ -64,6 +66,6 @@ pub(super) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> 
     }
 }
 
-pub(super) fn arc<T>(value: T) -> Arc<T> {
+pub(crate) fn arc<T>(value: T) -> Arc<T> {
     Arc::new(value)
 }

@@ -27,7 +27,7 @@ use crate::{
         Denial, Endpoint, Identity, Mesh, PodName, Policies, Service, ServiceKey, Snapshot,
         Workload, WorkloadUid,
         policy::{FailClosed, Policy, PolicyKey, PolicyKind, Selector, Target},
-        workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+        workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
     },
     observe::Metrics,
     proxy::{
@@ -338,6 +338,8 @@ fn workload(name: &str, address: IpAddr) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(name.into()),
         pod: PodName::new("lab", name),
+        pod_uid: "".into(),
+        membership: Membership::Member,
         identity: identity(name),
         addresses: vec![address],
         node: name.into(),
