@@ -348,10 +348,9 @@ fn an_address_that_another_host_has_is_not_taken_for_the_pods_own() {
     scenario(mesh, async |mesh| {
         let (client, outside) = (mesh.pod("shop/client"), mesh.pod("outside/server"));
         let _echo = outside.echo(PORT)?;
-        client.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
         // The kernel notices that the other has it, and leaves it on the interface.
         let theirs = outside.v6;
-        client.add_address(theirs.into()).await?;
+        client.add_detected_address(theirs.into()).await?;
         wait::until("the kernel has found the duplicate", async || {
             is_duplicate(client, theirs.into()).unwrap_or(false)
         })
@@ -373,9 +372,8 @@ fn an_address_that_another_host_has_is_not_taken_for_the_pods_own() {
 fn an_address_is_the_pods_once_the_kernel_knows_that_nobody_else_has_it() {
     scenario(two_nodes(), async |mesh| {
         let near = mesh.pod("shop/near");
-        near.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
         let new = near.address_with_host(Family::V6, NEW);
-        near.add_address(new).await?;
+        near.add_detected_address(new).await?;
         let [v4, v6] = both(near);
         mesh.captures("shop/near", &[v4, v6, new]).await
     });

@@ -43,6 +43,16 @@ impl Pod {
             .await
     }
 
+    /// Adds an address that the kernel tries to find another owner of.
+    pub async fn add_detected_address(&self, address: IpAddr) -> Result<()> {
+        self.netns
+            .sysctl(&format!("net/ipv6/conf/{INTERFACE}/accept_dad"), "1")?;
+        let netlink = Netlink::open(&self.netns)?;
+        netlink
+            .add_detected_address(INTERFACE, address, prefix(address))
+            .await
+    }
+
     pub async fn remove_address(&self, address: IpAddr) -> Result<()> {
         let netlink = Netlink::open(&self.netns)?;
         netlink

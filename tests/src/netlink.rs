@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    AddressAddRequest, Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
     packet_route::{
         address::{AddressAttribute, AddressFlags},
         link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
@@ -141,18 +142,31 @@ impl Netlink {
             .with_context(|| format!("remove {name}"))
     }
 
+    /// Adds an address that is usable at once: nobody looks for another owner.
     pub async fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
-        let index = self.index(link)?;
-        let mut request = self.handle.address().add(index, address, prefix);
+        let mut request = self.new_address(link, address, prefix)?;
         if address.is_ipv6() {
-            // Usable at once: nobody looks for another owner.
             let flags = AddressAttribute::Flags(AddressFlags::Nodad);
             request.message_mut().attributes.push(flags);
         }
-        request
-            .execute()
-            .await
-            .with_context(|| format!("add address {address}/{prefix} to {link}"))
+        added(request, link, address).await
+    }
+
+    /// As [`add_address`](Self::add_address), but the kernel looks whether another host has it, if the
+    /// interface's settings say so.
+    pub async fn add_detected_address(
+        &self,
+        link: &str,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<()> {
+        let request = self.new_address(link, address, prefix)?;
+        added(request, link, address).await
+    }
+
+    fn new_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<AddressAddRequest> {
+        let index = self.index(link)?;
+        Ok(self.handle.address().add(index, address, prefix))
     }
 
     pub async fn remove_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
@@ -272,4 +286,9 @@ impl Netlink {
             .run(|| if_nametoindex(link))?
             .with_context(|| format!("find {link} in {}", self.netns.path().display()))
     }
+}
+
+async fn added(request: AddressAddRequest, link: &str, address: IpAddr) -> Result<()> {
+    let added = request.execute().await;
+    added.with_context(|| format!("add address {address} to {link}"))
 }
