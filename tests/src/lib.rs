@@ -15,13 +15,16 @@
 //! });
 //! ```
 
+mod addressing;
 pub mod app;
 pub mod bpf;
+pub mod bulk;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod far;
 pub mod hanging;
 pub mod io_uring;
 pub mod manifest;
@@ -30,6 +33,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod node;
 pub mod other_owner;
+pub mod pair;
 pub mod pod;
 pub mod rogue;
 pub mod run;
@@ -45,6 +49,7 @@ pub use hanging::Stage;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
+pub use pair::{Other, two_machines};
 pub use pod::{Enrolment, Family, Pod, PodSpec};
 pub use scenario::{scenario, topology};
 pub use service::Service;

@@ -8,16 +8,18 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::{
+    addressing::{Addressing, V4_PREFIX, V6_PREFIX},
     capture::Capture,
     cgroup::{self, Cgroup},
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
+    far::{FarNode, FarPod},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
@@ -36,7 +38,10 @@ pub struct MeshBuilder {
     services: Vec<ServiceSpec>,
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
+    mtu: Option<u32>,
     pub(crate) programs: Vec<String>,
+    /// The only node that this machine has; another machine has each other one.
+    pub(crate) here: Option<String>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -46,7 +51,9 @@ pub struct Mesh {
     services: Vec<Service>,
     pods: Vec<Pod>,
     nodes: Vec<Node>,
+    far: Vec<FarNode>,
     fabric: Fabric,
+    mtu: Option<u32>,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
 }
@@ -102,6 +109,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Sets the MTU of the pods' links, and of those between the nodes.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
     /// Names a program that the test starts: where it is not installed, the test can't run.
     #[must_use]
     pub fn needs(mut self, program: &str) -> Self {
@@ -115,22 +129,36 @@ impl MeshBuilder {
         let owned = Owned(name.clone());
         let files = run::files(&name);
         let directory = MeshDirectory::create(files.join("mesh"))?;
-        let mut nodes = Vec::new();
+        let (mut nodes, mut far) = (Vec::new(), Vec::new());
         for (number, node) in (1..).zip(&self.nodes) {
-            nodes.push(Node::create(node, number, &name, files.join(node)).await?);
+            let addressing = Addressing::new(number);
+            if self.here.as_ref().is_none_or(|here| here == node) {
+                nodes.push(Node::create(node, addressing, &name, files.join(node)).await?);
+            } else {
+                far.push(FarNode::new(node, addressing));
+            }
         }
-        let fabric = Fabric::connect(&name, &nodes).await?;
+        let fabric = match (&self.here, &nodes[..]) {
+            (Some(_), [here]) => Fabric::plug_in(here, &far, self.mtu).await?,
+            (Some(here), _) => bail!("the mesh has no node {here}"),
+            (None, nodes) => Fabric::connect(&name, nodes, self.mtu).await?,
+        };
         let mut mesh = Mesh {
             name,
             directory,
             services: (1..).zip(self.services).map(Service::new).collect(),
             pods: Vec::new(),
             nodes,
+            far,
             fabric,
+            mtu: self.mtu,
             _owned: owned,
         };
         for pod in self.pods {
-            mesh.add_pod(pod).await?;
+            match mesh.far.iter_mut().find(|far| far.name == pod.node) {
+                Some(far) => far.add_pod(pod),
+                None => drop(mesh.add_pod(pod).await?),
+            }
         }
         mesh.describe(&self.manifests)?;
         for node in &mesh.nodes {
@@ -142,12 +170,7 @@ impl MeshBuilder {
     /// Builds the mesh, starts every daemon, and enrols the pods that are to be enrolled.
     pub async fn start(self) -> Result<Mesh> {
         let mesh = self.build().await?;
-        try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
-        for pod in &mesh.pods {
-            if pod.spec.enrolment == Enrolment::Enrolled {
-                mesh.add_to_daemon(pod, When::InMesh).await?;
-            }
-        }
+        mesh.start().await?;
         Ok(mesh)
     }
 }
@@ -191,9 +214,29 @@ impl Mesh {
         service.unwrap_or_else(|| panic!("there is no service {path}"))
     }
 
+    /// A pod on another machine.
+    ///
+    /// # Panics
+    /// When no other machine has a pod `namespace/name`.
+    pub fn far_pod(&self, path: &str) -> &FarPod {
+        let pod = self.far_pods().find(|pod| pod.spec.path() == path);
+        pod.unwrap_or_else(|| panic!("no other machine has a pod {path}"))
+    }
+
     /// The node that `pod` is on.
     pub fn node_of(&self, pod: &Pod) -> &Node {
         self.node(&pod.spec.node)
+    }
+
+    /// Starts every daemon, and enrols the pods that are to be enrolled.
+    pub(crate) async fn start(&self) -> Result<()> {
+        try_join_all(self.nodes.iter().map(Node::start_daemon)).await?;
+        for pod in &self.pods {
+            if pod.spec.enrolment == Enrolment::Enrolled {
+                self.add_to_daemon(pod, When::InMesh).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts to record what crosses the network between the nodes.
@@ -331,7 +374,7 @@ impl Mesh {
             spec.node.clone_from(&first.name);
         }
         let node = self.node(&spec.node);
-        let same_name = |pod: &&Pod| pod.path() == format!("{}/{}", spec.namespace, spec.name);
+        let same_name = |pod: &&Pod| pod.path() == spec.path();
         let path = match self.pods.iter().filter(same_name).count() {
             0 => spec.hyphenated(),
             _ => format!("{}-successor", spec.hyphenated()),
@@ -340,7 +383,7 @@ impl Mesh {
         let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
         let netns = Netns::create(&name)?;
         without_address_detection(&netns)?;
-        let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
+        let (v4, v6) = addresses.unwrap_or_else(|| node.addressing.next_pod());
         let on_node = Netlink::open(&node.netns)?;
         on_node
             .add_veth(
@@ -352,33 +395,55 @@ impl Mesh {
             )
             .await?;
         let in_pod = Netlink::open(&netns)?;
+        if let Some(mtu) = self.mtu {
+            // The bridge follows the smallest of its ports.
+            on_node.set_mtu(&host_end(v4), mtu).await?;
+            in_pod.set_mtu("eth0", mtu).await?;
+        }
         in_pod.bring_up("lo").await?;
         in_pod.bring_up("eth0").await?;
-        let addresses = [(v4.into(), 24), (v6.into(), 64)];
+        let addresses = [(v4.into(), V4_PREFIX), (v6.into(), V6_PREFIX)];
         for (address, prefix) in addresses {
             in_pod.add_address("eth0", address, prefix).await?;
         }
-        for gateway in node.gateways() {
+        for gateway in node.addressing.gateways() {
             let any = match gateway {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             in_pod.add_route(any, 0, gateway).await?;
         }
-        let uid = format!("{}{path}", self.name);
-        Pod::new(spec, uid, (v4, v6), netns, cgroup)
+        // The same on every machine of the mesh.
+        Pod::new(spec, path, (v4, v6), netns, cgroup)
+    }
+
+    /// The addresses of a node, be it here or on another machine.
+    pub(crate) fn addresses_of(&self, node: &str) -> Vec<IpAddr> {
+        let here = self.nodes.iter().map(|node| (&node.name, &node.addressing));
+        let far = self.far.iter().map(|node| (&node.name, &node.addressing));
+        let mut all = here.chain(far);
+        let found = all.find(|(name, _)| *name == node);
+        found.map_or_else(Vec::new, |(_, addressing)| addressing.node().to_vec())
+    }
+
+    fn far_pods(&self) -> impl Iterator<Item = &FarPod> {
+        self.far.iter().flat_map(|node| &node.pods)
     }
 
     /// Writes the mesh directory.
     fn describe(&self, manifests: &[Manifest]) -> Result<()> {
-        for pod in &self.pods {
-            if pod.spec.enrolment == Enrolment::Outside {
+        let here = self.pods.iter();
+        let here = here.map(|pod| (&pod.spec, manifest_of(pod, &pod.spec)));
+        let far = self.far_pods();
+        let far = far.map(|pod| (&pod.spec, pod.manifest()));
+        for (spec, manifest) in here.chain(far) {
+            if spec.enrolment == Enrolment::Outside {
                 continue;
             }
-            self.apply(&Manifest::namespace(&pod.spec.namespace))?;
-            let account = &pod.spec.service_account;
-            self.apply(&Manifest::service_account(&pod.spec.namespace, account))?;
-            self.apply(&manifest_of(pod, &pod.spec))?;
+            self.apply(&Manifest::namespace(&spec.namespace))?;
+            let account = &spec.service_account;
+            self.apply(&Manifest::service_account(&spec.namespace, account))?;
+            self.apply(&manifest)?;
         }
         for service in &self.services {
             let vips = [service.v4.into(), service.v6.into()];

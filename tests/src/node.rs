@@ -2,10 +2,9 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
-    sync::atomic::{AtomicU8, Ordering},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +13,7 @@ use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
+    addressing::{Addressing, V4_PREFIX, V6_PREFIX},
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     namespace::Netns,
@@ -23,10 +23,6 @@ use crate::{
 
 pub(crate) const POD_BRIDGE: &str = "pods";
 pub(crate) const UPLINK: &str = "eth0";
-pub(crate) const V4_PREFIX: u8 = 24;
-pub(crate) const V6_PREFIX: u8 = 64;
-/// The first pod's last byte; the gateway has 1.
-const FIRST_POD: u8 = 10;
 
 pub struct Node {
     pub name: String,
@@ -35,16 +31,14 @@ pub struct Node {
     pub directory: PathBuf,
     /// The directory of the node's cgroups, relative to the cgroup2 root.
     pub(crate) cgroups: PathBuf,
-    /// 1 for the first node, and so on: part of its addresses.
-    number: u8,
-    pods: AtomicU8,
+    pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
 }
 
 impl Node {
     pub(crate) async fn create(
         name: &str,
-        number: u8,
+        addressing: Addressing,
         mesh: &str,
         directory: PathBuf,
     ) -> Result<Self> {
@@ -59,17 +53,14 @@ impl Node {
             netns,
             directory,
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
-            number,
-            pods: AtomicU8::new(FIRST_POD),
+            addressing,
             daemon: Mutex::default(),
         };
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        for (address, prefix) in [
-            (IpAddr::V4(node.pod_v4(1)), V4_PREFIX),
-            (IpAddr::V6(node.pod_v6(1)), V6_PREFIX),
-        ] {
+        let gateways = node.addressing.gateways().into_iter();
+        for (address, prefix) in gateways.zip([V4_PREFIX, V6_PREFIX]) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
@@ -77,10 +68,7 @@ impl Node {
 
     /// The addresses of the node itself.
     pub fn addresses(&self) -> [IpAddr; 2] {
-        [
-            Ipv4Addr::new(192, 168, 50, self.number).into(),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
-        ]
+        self.addressing.node()
     }
 
     /// The index of a pod's interface on this node.
@@ -99,31 +87,6 @@ impl Node {
     /// Where the node's daemon listens for the CLI and the CNI plugin.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("ztun.sock")
-    }
-
-    /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
-        [
-            (self.pod_v4(0).into(), V4_PREFIX),
-            (self.pod_v6(0).into(), V6_PREFIX),
-        ]
-    }
-
-    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
-        [self.pod_v4(1).into(), self.pod_v6(1).into()]
-    }
-
-    pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let number = self.pods.fetch_add(1, Ordering::Relaxed);
-        (self.pod_v4(number), self.pod_v6(number))
-    }
-
-    fn pod_v4(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 244, self.number, host)
-    }
-
-    fn pod_v6(&self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
     }
 
     /// The file with the daemon's configuration.
