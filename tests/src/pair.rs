@@ -173,7 +173,9 @@ async fn dial(mesh: &Mesh) -> Result<TcpStream> {
 /// A TCP socket of the node itself.
 fn socket_of_node(mesh: &Mesh) -> Result<TcpSocket> {
     let node = mesh.nodes().first().context("a mesh without a node")?;
-    let socket = node.netns.run(|| Socket::new(Domain::IPV4, Type::STREAM, None))??;
+    let socket = node
+        .netns
+        .run(|| Socket::new(Domain::IPV4, Type::STREAM, None))??;
     socket.set_nonblocking(true)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }

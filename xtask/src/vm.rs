@@ -9,6 +9,7 @@ mod image;
 mod kernels;
 mod matrix;
 mod modules;
+mod pair;
 mod qemu;
 mod table;
 
@@ -26,7 +27,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Run on this kernel only (repeat it for more) [default: all of them]
-    #[arg(long = "kernel", value_name = "NAME", value_parser = kernels::MATRIX.map(|wanted| wanted.name))]
+    #[arg(long = "kernel", value_name = "NAME", value_parser = matrix::names())]
     kernels: Vec<String>,
     /// Run only tests whose path contains this (repeat it for more)
     #[arg(long = "test", value_name = "FILTER")]

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The test targets that guests run.
-pub const TARGETS: [&str; 7] = [
+pub const TARGETS: [&str; 8] = [
     "harness",
     "datapath",
     "coexistence",
@@ -26,9 +26,12 @@ pub const TARGETS: [&str; 7] = [
     "interop",
     "faults",
     REFUSAL,
+    TWO_NODES,
 ];
 /// The one for kernels that are not supported.
 pub const REFUSAL: &str = "refusal";
+/// The one for two guests at once.
+pub const TWO_NODES: &str = "two_nodes";
 
 const PACKAGE: &str = "ztun-tests";
 const PROFILE: &str = "vm";

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
@@ -17,7 +18,8 @@ use super::{
     guest::{self, BOOTS_AND_ENDS, Report, Target},
     image::{self, Build},
     kernels::{Kernel, MATRIX, Scope, Support, Wanted},
-    qemu::{Boot, Qemu},
+    pair,
+    qemu::{Boot, Cable, Qemu},
     table,
 };
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
     test::{
         libtest::{self, Outcome},
         supervise::Limits,
-        tally,
+        tally::{self, Voice},
     },
 };
 
@@ -57,10 +59,11 @@ const USER_SPACE: [&str; 5] = [
 /// Where each guest's path begins, in `cargo xtask test`.
 const PREFIX: &str = "vm";
 const AT_A_TIME: usize = 2;
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     total: Duration::from_mins(25),
     // Longer than the harness lets one test take.
     silence: Duration::from_mins(4),
+    stop: None,
 };
 
 pub struct Matrix {
@@ -78,6 +81,15 @@ pub struct Matrix {
 pub struct Guest {
     pub wanted: &'static Wanted,
     pub kernel: Result<Kernel, String>,
+    /// The guest that runs the other half of its tests.
+    pub other: Option<Box<Guest>>,
+}
+
+/// A guest that can be started.
+pub struct Machine {
+    pub qemu: Command,
+    pub console: PathBuf,
+    initramfs: PathBuf,
 }
 
 #[derive(Default)]
@@ -102,14 +114,17 @@ impl Matrix {
         };
         let text = |error: anyhow::Error| format!("{error:#}");
         let qemu = Qemu::provide(&cache, mirror).map_err(text);
-        let guests = MATRIX
-            .iter()
-            .filter(|wanted| kernels.is_empty() || kernels.iter().any(|name| name == wanted.name))
-            .map(|wanted| Guest {
-                wanted,
-                kernel: wanted.fetch(&cache, mirror).map_err(text),
-            })
-            .collect();
+        let fetch = |wanted: &'static Wanted| Guest {
+            wanted,
+            kernel: wanted.fetch(&cache, mirror).map_err(text),
+            other: None,
+        };
+        let is_named = |name: &str| kernels.is_empty() || kernels.iter().any(|own| own == name);
+        let single = MATRIX.iter().filter(|wanted| is_named(wanted.name));
+        let mut guests: Vec<_> = single.map(fetch).collect();
+        if is_named(pair::NAME) {
+            guests.extend(pair::guest(fetch));
+        }
         let build = Build::make(toolchain)?;
         let catalogue = build
             .tests
@@ -135,14 +150,11 @@ impl Matrix {
     /// Every test, without the prefix of its path.
     pub fn tests(&self) -> Vec<String> {
         let of_guest = |guest: &Guest| {
-            let name = guest.wanted.name;
-            let tests = self
-                .targets_of(guest.wanted)
-                .into_iter()
-                .flat_map(move |target| {
-                    let tests = target.tests.into_iter();
-                    tests.map(move |test| format!("{name}::{}::{test}", target.name))
-                });
+            let name = guest.name();
+            let tests = self.targets_of(guest).into_iter().flat_map(move |target| {
+                let tests = target.tests.into_iter();
+                tests.map(move |test| format!("{name}::{}::{test}", target.name))
+            });
             std::iter::once(format!("{name}::{BOOTS_AND_ENDS}")).chain(tests)
         };
         self.guests.iter().flat_map(of_guest).collect()
@@ -182,8 +194,8 @@ impl Matrix {
 
     /// None where nothing of this guest is wanted.
     fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
-        let name = guest.wanted.name;
-        let mut targets = self.targets_of(guest.wanted);
+        let name = guest.name();
+        let mut targets = self.targets_of(guest);
         for target in &mut targets {
             target.tests.retain(|test| {
                 wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
@@ -199,61 +211,92 @@ impl Matrix {
             not_run(&prefix, &targets)
         });
         forbid_skips(&mut report, &prefix, guest.wanted.may_skip);
-        let version = guest
-            .kernel
-            .as_ref()
-            .ok()
-            .map(|kernel| kernel.version.clone());
         Some(Row {
             name,
-            wanted: guest.wanted,
-            version,
+            wanted: guest.machines().map(|machine| machine.wanted).collect(),
+            version: guest.version(),
             report,
         })
     }
 
     fn boot(&self, guest: &Guest, prefix: &str, targets: &[Target]) -> Result<Report> {
+        if let Some(other) = &guest.other {
+            return pair::boot(self, [guest, other], prefix, targets);
+        }
+        let mut machine = self.assemble(guest, prefix, targets, None)?;
+        let Machine { qemu, console, .. } = &mut machine;
+        let report = guest::run(qemu, console, prefix, targets, LIMITS, Voice::Everything)?;
+        self.scrap(&machine)?;
+        Ok(report)
+    }
+
+    /// Writes what the guest boots from. One of two has a node of its own, and a cable to the other.
+    pub fn assemble(
+        &self,
+        guest: &Guest,
+        prefix: &str,
+        targets: &[Target],
+        node: Option<(&str, Cable)>,
+    ) -> Result<Machine> {
         let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
         let kernel = guest
             .kernel
             .as_ref()
             .map_err(|reason| anyhow!("{reason}"))?;
-        let name = guest.wanted.name;
+        let (node, cable) = node.unzip();
+        let name = match node {
+            Some(node) => format!("{}-{node}", pair::NAME),
+            None => guest.name().to_owned(),
+        };
         let initramfs = self.directory.join(format!("{name}.cpio"));
         let console = self.directory.join(format!("{name}.console"));
-        let plan = self.plan(guest.wanted, targets);
+        let plan = self.plan(guest.wanted, targets, node);
         self.build.write_initramfs(kernel, &plan, &initramfs)?;
-        let mut command = qemu.command(&Boot {
+        let qemu = qemu.command(&Boot {
             kernel: &kernel.image,
             initramfs: &initramfs,
             console: &console,
             parameters: "",
+            cable,
         });
         if self.options.keep {
-            println!("{prefix}: {}", process::line(&command));
+            println!("{prefix}: {}", process::line(&qemu));
         }
-        let report = guest::run(&mut command, &console, prefix, targets, LIMITS)?;
-        if !self.options.keep {
-            remove(&initramfs)?;
-            remove(&console)?;
-        }
-        Ok(report)
+        Ok(Machine {
+            qemu,
+            console,
+            initramfs,
+        })
     }
 
-    fn plan(&self, wanted: &Wanted, targets: &[Target]) -> Value {
+    /// Removes the files of a guest that has ended, unless they are to be kept.
+    pub fn scrap(&self, machine: &Machine) -> Result<()> {
+        if self.options.keep {
+            return Ok(());
+        }
+        remove(&machine.initramfs)?;
+        remove(&machine.console)
+    }
+
+    fn plan(&self, wanted: &Wanted, targets: &[Target], node: Option<&str>) -> Value {
         let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
+        let mut options = vec!["--exact", "--show-output", "--color", "never"];
+        if let Some(node) = node {
+            environment["ZTUN_TEST_NODE"] = json!(node);
+            // The other one is at the same test.
+            options.extend(["--test-threads", "1"]);
+        }
         if let Some(program) = &self.options.sabotage {
             environment["ZTUN_TEST_SABOTAGE"] = json!(program);
         }
         let runs: Vec<_> = targets
             .iter()
             .map(|target| {
-                let options = ["--exact", "--show-output", "--color", "never"];
                 let tests = target.tests.iter().map(String::as_str);
                 json!({
                     "name": target.name,
                     "program": image::in_guest(&target.name),
-                    "arguments": options.into_iter().chain(tests).collect::<Vec<_>>(),
+                    "arguments": options.iter().copied().chain(tests).collect::<Vec<_>>(),
                 })
             })
             .collect();
@@ -265,14 +308,13 @@ impl Matrix {
         })
     }
 
-    /// What a guest with this kernel runs.
-    fn targets_of(&self, wanted: &Wanted) -> Vec<Target> {
+    /// What this guest runs.
+    fn targets_of(&self, guest: &Guest) -> Vec<Target> {
         let targets = self.catalogue.iter().map(|target| {
             let mut tests = target.tests.clone();
-            let is_refusal = target.name == image::REFUSAL;
             tests.retain(|test| {
-                is_refusal == (wanted.support == Support::Refused)
-                    && is_in_scope(wanted.scope, &format!("{}::{test}", target.name))
+                guest.runs(&target.name)
+                    && is_in_scope(guest.wanted.scope, &format!("{}::{test}", target.name))
             });
             Target {
                 name: target.name.clone(),
@@ -283,10 +325,48 @@ impl Matrix {
     }
 }
 
-/// What came of a guest.
+impl Guest {
+    /// What it is called in the tests' paths.
+    fn name(&self) -> &'static str {
+        match self.other {
+            Some(_) => pair::NAME,
+            None => self.wanted.name,
+        }
+    }
+
+    /// Itself, and the other one where there are two.
+    fn machines(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.other.as_deref())
+    }
+
+    fn version(&self) -> Option<String> {
+        let versions = self.machines().map(|machine| {
+            let kernel = machine.kernel.as_ref().ok();
+            kernel.map(|kernel| kernel.version.as_str())
+        });
+        let versions: Option<Vec<_>> = versions.collect();
+        versions.map(|versions| versions.join(" + "))
+    }
+
+    fn runs(&self, target: &str) -> bool {
+        match target {
+            image::TWO_NODES => self.other.is_some(),
+            image::REFUSAL => self.wanted.support == Support::Refused,
+            _ => self.other.is_none() && self.wanted.support == Support::Full,
+        }
+    }
+}
+
+/// What `--kernel` takes.
+pub fn names() -> Vec<&'static str> {
+    let single = MATRIX.iter().map(|wanted| wanted.name);
+    single.chain([pair::NAME]).collect()
+}
+
+/// What came of a guest, or of two.
 pub struct Row {
     pub name: &'static str,
-    pub wanted: &'static Wanted,
+    pub wanted: Vec<&'static Wanted>,
     pub version: Option<String>,
     pub report: Report,
 }

@@ -40,6 +40,21 @@ pub struct Boot<'a> {
     pub console: &'a Path,
     /// Added to the kernel's command line.
     pub parameters: &'a str,
+    /// Leads to another guest.
+    pub cable: Option<Cable<'a>>,
+}
+
+/// One end of a cable between two guests: a network card, and the socket by which QEMU reaches the other's.
+pub struct Cable<'a> {
+    pub socket: &'a Path,
+    pub end: End,
+}
+
+/// Which QEMU makes the socket.
+#[derive(Clone, Copy)]
+pub enum End {
+    Listening,
+    Connecting,
 }
 
 impl Qemu {
@@ -103,6 +118,9 @@ impl Qemu {
                 "console=ttyS0 panic=-1 oops=panic quiet {}",
                 boot.parameters
             ));
+        if let Some(cable) = &boot.cable {
+            command.args(cable.arguments());
+        }
         command
     }
 
@@ -155,6 +173,24 @@ impl Qemu {
             );
         }
         command
+    }
+}
+
+impl Cable<'_> {
+    fn arguments(&self) -> [String; 4] {
+        let (server, address) = match self.end {
+            End::Listening => ("on", "52:54:00:00:00:01"),
+            End::Connecting => ("off", "52:54:00:00:00:02"),
+        };
+        // QEMU reads two commas as one.
+        let socket = self.socket.display().to_string().replace(',', ",,");
+        [
+            "-netdev".into(),
+            format!("stream,id=cable,server={server},addr.type=unix,addr.path={socket}"),
+            "-device".into(),
+            // The card's firmware could boot from the network.
+            format!("virtio-net-pci,netdev=cable,mac={address},romfile="),
+        ]
     }
 }
 
