@@ -39,9 +39,12 @@ pub(crate) enum Links {
 
 /// A running capture.
 pub struct Capture {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     reader: JoinHandle<Result<Recording>>,
 }
+
+/// Ends the reader also where a test fails: its socket would keep the namespace in being.
+struct Stop(Arc<AtomicBool>);
 
 /// What a capture has seen: the payloads of each TCP or UDP flow, in the order of their arrival.
 #[derive(Debug, Default)]
@@ -72,17 +75,23 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         Ok(Self {
-            stop,
+            stop: Stop(stop),
             reader: thread::spawn(move || record(socket, &stopped)),
         })
     }
 
     /// Ends the capture; what was sent before this call is in the answer.
     pub fn finish(self) -> Result<Recording> {
-        self.stop.store(true, Ordering::Release);
+        drop(self.stop);
         self.reader
             .join()
             .map_err(|_| anyhow!("the capture panicked"))?
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

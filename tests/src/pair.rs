@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Serialize, de::DeserializeOwned};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -107,9 +107,8 @@ impl Other {
     async fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
         let mut line = String::new();
         let heard = self.stream.read_line(&mut line).await;
-        heard.context("hear of the other machine")?;
         ensure!(
-            !line.is_empty(),
+            heard.is_ok_and(|length| length > 0),
             "the other machine's half of the test has failed"
         );
         serde_json::from_str(&line).context("understand the other machine")
@@ -124,6 +123,8 @@ impl Other {
                     Some(listener) => listener.accept().await?.0,
                     None => dial(mesh).await?,
                 };
+                // Nothing may linger in the node's namespace: the card leaves it with the last socket.
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                 let stream = BufReader::new(stream);
                 let mut other = Self { stream };
                 let Ok(theirs) = other.exchange(test).await else {
