@@ -1,5 +1,7 @@
 //! What must not get through does not, and does not fall back to clear either.
 
+use std::net::SocketAddr;
+
 use ztun_tests::{Family, Mesh, MtlsMode, Other, Pod, app, rogue::HBONE_PORT, two_machines};
 
 use crate::{JUMBO, ORDINARY, PORT, shop};
@@ -75,7 +77,7 @@ fn refuses_plaintext(mtu: u32) {
         other.meet("both have tried").await?;
         let client = mesh.far_pod("shop/client");
         let expected = Family::ALL.map(|family| client.at(family, 0).ip().to_canonical());
-        let heard: Vec<_> = echo.peers().iter().map(|peer| peer.ip()).collect();
+        let heard: Vec<_> = echo.peers().iter().map(SocketAddr::ip).collect();
         assert_eq!(heard, expected, "those of the enrolled client alone");
         Ok(())
     };

@@ -1,5 +1,7 @@
 //! A pod reaches pods and services on the other machine, by mutual TLS and as itself.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use ztun_tests::{Family, Mesh, Node, Other, app, two_machines, wait};
@@ -59,7 +61,7 @@ fn reaches(target: Target, mtu: u32) {
         other.meet("the client is answered").await?;
         let client = mesh.far_pod("shop/client");
         let expected = Family::ALL.map(|family| client.at(family, 0).ip().to_canonical());
-        let seen: Vec<_> = echo.peers().iter().map(|peer| peer.ip()).collect();
+        let seen: Vec<_> = echo.peers().iter().map(SocketAddr::ip).collect();
         assert_eq!(seen, expected);
         tells_of_mutual_tls(mesh.node("b"), "destination", "inbound").await?;
         other.meet("both daemons have told").await

@@ -4,9 +4,11 @@ mod archive;
 mod console;
 mod cpio;
 mod docs;
+mod entry;
 mod guest;
 mod image;
 mod kernels;
+mod machine;
 mod matrix;
 mod modules;
 mod pair;
@@ -27,7 +29,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Run on this kernel only (repeat it for more) [default: all of them]
-    #[arg(long = "kernel", value_name = "NAME", value_parser = matrix::names())]
+    #[arg(long = "kernel", value_name = "NAME", value_parser = entry::names())]
     kernels: Vec<String>,
     /// Run only tests whose path contains this (repeat it for more)
     #[arg(long = "test", value_name = "FILTER")]

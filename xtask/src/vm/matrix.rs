@@ -3,28 +3,27 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::{Value, json};
 
 use super::{
     archive,
+    entry::Entry,
     guest::{self, BOOTS_AND_ENDS, Report, Target},
-    image::{self, Build},
-    kernels::{Kernel, MATRIX, Scope, Support, Wanted},
+    image::Build,
+    kernels::{MATRIX, Scope, Wanted},
+    machine::Machine,
     pair,
-    qemu::{Boot, Cable, Qemu},
+    qemu::Qemu,
     table,
 };
 use crate::{
     cargo::Workspace,
-    process,
     setup::{Toolchain, cache::Cache},
     test::{
         libtest::{self, Outcome},
@@ -67,29 +66,14 @@ pub const LIMITS: Limits = Limits {
 };
 
 pub struct Matrix {
-    build: Build,
+    pub(super) build: Build,
     /// Each target's tests that guests run.
     catalogue: Vec<Target>,
-    qemu: Result<Qemu, String>,
-    guests: Vec<Guest>,
+    pub(super) qemu: Result<Qemu, String>,
+    guests: Vec<Entry>,
     /// Of images and consoles.
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     pub options: Options,
-}
-
-/// A kernel of the matrix, or why it isn't there.
-pub struct Guest {
-    pub wanted: &'static Wanted,
-    pub kernel: Result<Kernel, String>,
-    /// The guest that runs the other half of its tests.
-    pub other: Option<Box<Guest>>,
-}
-
-/// A guest that can be started.
-pub struct Machine {
-    pub qemu: Command,
-    pub console: PathBuf,
-    initramfs: PathBuf,
 }
 
 #[derive(Default)]
@@ -114,7 +98,7 @@ impl Matrix {
         };
         let text = |error: anyhow::Error| format!("{error:#}");
         let qemu = Qemu::provide(&cache, mirror).map_err(text);
-        let fetch = |wanted: &'static Wanted| Guest {
+        let fetch = |wanted: &'static Wanted| Entry {
             wanted,
             kernel: wanted.fetch(&cache, mirror).map_err(text),
             other: None,
@@ -123,7 +107,7 @@ impl Matrix {
         let single = MATRIX.iter().filter(|wanted| is_named(wanted.name));
         let mut guests: Vec<_> = single.map(fetch).collect();
         if is_named(pair::NAME) {
-            guests.extend(pair::guest(fetch));
+            guests.extend(pair::entry(fetch));
         }
         let build = Build::make(toolchain)?;
         let catalogue = build
@@ -149,7 +133,7 @@ impl Matrix {
 
     /// Every test, without the prefix of its path.
     pub fn tests(&self) -> Vec<String> {
-        let of_guest = |guest: &Guest| {
+        let of_guest = |guest: &Entry| {
             let name = guest.name();
             let tests = self.targets_of(guest).into_iter().flat_map(move |target| {
                 let tests = target.tests.into_iter();
@@ -193,7 +177,7 @@ impl Matrix {
     }
 
     /// None where nothing of this guest is wanted.
-    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
+    fn run_guest(&self, guest: &Entry, wanted: &HashSet<&str>) -> Option<Row> {
         let name = guest.name();
         let mut targets = self.targets_of(guest);
         for target in &mut targets {
@@ -219,97 +203,19 @@ impl Matrix {
         })
     }
 
-    fn boot(&self, guest: &Guest, prefix: &str, targets: &[Target]) -> Result<Report> {
+    fn boot(&self, guest: &Entry, prefix: &str, targets: &[Target]) -> Result<Report> {
         if let Some(other) = &guest.other {
             return pair::boot(self, [guest, other], prefix, targets);
         }
-        let mut machine = self.assemble(guest, prefix, targets, None)?;
+        let mut machine = Machine::assemble(self, guest, prefix, targets, None)?;
         let Machine { qemu, console, .. } = &mut machine;
         let report = guest::run(qemu, console, prefix, targets, LIMITS, Voice::Everything)?;
-        self.scrap(&machine)?;
+        machine.scrap(&self.options)?;
         Ok(report)
     }
 
-    /// Writes what the guest boots from. One of two has a node of its own, and a cable to the other.
-    pub fn assemble(
-        &self,
-        guest: &Guest,
-        prefix: &str,
-        targets: &[Target],
-        node: Option<(&str, Cable)>,
-    ) -> Result<Machine> {
-        let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-        let kernel = guest
-            .kernel
-            .as_ref()
-            .map_err(|reason| anyhow!("{reason}"))?;
-        let (node, cable) = node.unzip();
-        let name = match node {
-            Some(node) => format!("{}-{node}", pair::NAME),
-            None => guest.name().to_owned(),
-        };
-        let initramfs = self.directory.join(format!("{name}.cpio"));
-        let console = self.directory.join(format!("{name}.console"));
-        let plan = self.plan(guest.wanted, targets, node);
-        self.build.write_initramfs(kernel, &plan, &initramfs)?;
-        let qemu = qemu.command(&Boot {
-            kernel: &kernel.image,
-            initramfs: &initramfs,
-            console: &console,
-            parameters: "",
-            cable,
-        });
-        if self.options.keep {
-            println!("{prefix}: {}", process::line(&qemu));
-        }
-        Ok(Machine {
-            qemu,
-            console,
-            initramfs,
-        })
-    }
-
-    /// Removes the files of a guest that has ended, unless they are to be kept.
-    pub fn scrap(&self, machine: &Machine) -> Result<()> {
-        if self.options.keep {
-            return Ok(());
-        }
-        remove(&machine.initramfs)?;
-        remove(&machine.console)
-    }
-
-    fn plan(&self, wanted: &Wanted, targets: &[Target], node: Option<&str>) -> Value {
-        let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
-        let mut options = vec!["--exact", "--show-output", "--color", "never"];
-        if let Some(node) = node {
-            environment["ZTUN_TEST_NODE"] = json!(node);
-            // The other one is at the same test.
-            options.extend(["--test-threads", "1"]);
-        }
-        if let Some(program) = &self.options.sabotage {
-            environment["ZTUN_TEST_SABOTAGE"] = json!(program);
-        }
-        let runs: Vec<_> = targets
-            .iter()
-            .map(|target| {
-                let tests = target.tests.iter().map(String::as_str);
-                json!({
-                    "name": target.name,
-                    "program": image::in_guest(&target.name),
-                    "arguments": options.iter().copied().chain(tests).collect::<Vec<_>>(),
-                })
-            })
-            .collect();
-        json!({
-            "cgroups": wanted.cgroups.name(),
-            "reverse_path_filter": wanted.reverse_path_filter,
-            "environment": environment,
-            "runs": runs,
-        })
-    }
-
     /// What this guest runs.
-    fn targets_of(&self, guest: &Guest) -> Vec<Target> {
+    fn targets_of(&self, guest: &Entry) -> Vec<Target> {
         let targets = self.catalogue.iter().map(|target| {
             let mut tests = target.tests.clone();
             tests.retain(|test| {
@@ -323,44 +229,6 @@ impl Matrix {
         });
         targets.filter(|target| !target.tests.is_empty()).collect()
     }
-}
-
-impl Guest {
-    /// What it is called in the tests' paths.
-    fn name(&self) -> &'static str {
-        match self.other {
-            Some(_) => pair::NAME,
-            None => self.wanted.name,
-        }
-    }
-
-    /// Itself, and the other one where there are two.
-    fn machines(&self) -> impl Iterator<Item = &Self> {
-        std::iter::once(self).chain(self.other.as_deref())
-    }
-
-    fn version(&self) -> Option<String> {
-        let versions = self.machines().map(|machine| {
-            let kernel = machine.kernel.as_ref().ok();
-            kernel.map(|kernel| kernel.version.as_str())
-        });
-        let versions: Option<Vec<_>> = versions.collect();
-        versions.map(|versions| versions.join(" + "))
-    }
-
-    fn runs(&self, target: &str) -> bool {
-        match target {
-            image::TWO_NODES => self.other.is_some(),
-            image::REFUSAL => self.wanted.support == Support::Refused,
-            _ => self.other.is_none() && self.wanted.support == Support::Full,
-        }
-    }
-}
-
-/// What `--kernel` takes.
-pub fn names() -> Vec<&'static str> {
-    let single = MATRIX.iter().map(|wanted| wanted.name);
-    single.chain([pair::NAME]).collect()
 }
 
 /// What came of a guest, or of two.
@@ -431,10 +299,6 @@ fn is_left_out(test: &str) -> bool {
 
 fn is_in_scope(scope: Scope, test: &str) -> bool {
     scope == Scope::Everything || !USER_SPACE.iter().any(|prefix| test.starts_with(prefix))
-}
-
-fn remove(file: &Path) -> Result<()> {
-    fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,9 +12,11 @@ use std::{
 use anyhow::{Result, anyhow, ensure};
 
 use super::{
+    entry::Entry,
     guest::{self, BOOTS_AND_ENDS, Report, Target},
     kernels::{MATRIX, Wanted},
-    matrix::{Guest, LIMITS, Machine, Matrix},
+    machine::Machine,
+    matrix::{LIMITS, Matrix},
     qemu::{Cable, End},
 };
 use crate::test::{libtest::Outcome, supervise::Limits, tally::Voice};
@@ -29,18 +31,18 @@ const SOCKET_LIMIT: Duration = Duration::from_secs(10);
 const SOCKET_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The two, fetched.
-pub fn guest(fetch: impl Fn(&'static Wanted) -> Guest) -> Option<Guest> {
+pub fn entry(fetch: impl Fn(&'static Wanted) -> Entry) -> Option<Entry> {
     let find = |name| MATRIX.iter().find(|wanted| wanted.name == name);
     let [first, second] = KERNELS;
-    let mut guest = fetch(find(first)?);
-    guest.other = Some(Box::new(fetch(find(second)?)));
-    Some(guest)
+    let mut entry = fetch(find(first)?);
+    entry.other = Some(Box::new(fetch(find(second)?)));
+    Some(entry)
 }
 
 /// Boots both, each with its half of every test; answers what came of the tests on both.
 pub fn boot(
     matrix: &Matrix,
-    [first, second]: [&Guest; 2],
+    [first, second]: [&Entry; 2],
     prefix: &str,
     targets: &[Target],
 ) -> Result<Report> {
@@ -51,8 +53,20 @@ pub fn boot(
     };
     let prefixes = [prefix.to_owned(), format!("{prefix} (node b)")];
     let [on_a, on_b] = &prefixes;
-    let mut a = matrix.assemble(first, on_a, targets, Some(("a", cable(End::Listening))))?;
-    let mut b = matrix.assemble(second, on_b, targets, Some(("b", cable(End::Connecting))))?;
+    let mut a = Machine::assemble(
+        matrix,
+        first,
+        on_a,
+        targets,
+        Some(("a", cable(End::Listening))),
+    )?;
+    let mut b = Machine::assemble(
+        matrix,
+        second,
+        on_b,
+        targets,
+        Some(("b", cable(End::Connecting))),
+    )?;
 
     // Neither can go on without the other.
     let stop = AtomicBool::new(false);
@@ -83,8 +97,8 @@ pub fn boot(
     });
     let of_a = of_a.map_err(|_| anyhow!("the thread of node a panicked"))?;
     let report = both(of_a?, &of_b?, [on_a, on_b]);
-    matrix.scrap(&a)?;
-    matrix.scrap(&b)?;
+    a.scrap(&matrix.options)?;
+    b.scrap(&matrix.options)?;
     Ok(report)
 }
 
@@ -113,7 +127,14 @@ struct Socket(PathBuf);
 impl Socket {
     fn choose() -> Self {
         let name = format!("ztun-vm-{}.socket", process::id());
-        Self(env::temp_dir().join(name))
+        let socket = Self(env::temp_dir().join(name));
+        socket.remove();
+        socket
+    }
+
+    /// QEMU does where it ends by itself.
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.0);
     }
 
     /// Waits until it is there.
@@ -130,8 +151,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // QEMU removes it where it ends by itself.
-        let _ = fs::remove_file(&self.0);
+        self.remove();
     }
 }
 
@@ -175,12 +195,12 @@ mod tests {
 
     #[test]
     fn both_kernels_are_of_the_matrix() {
-        let single = |wanted| Guest {
+        let single = |wanted| Entry {
             wanted,
             kernel: Err("not fetched".into()),
             other: None,
         };
-        let names = guest(single).map(|guest| (guest.wanted.name, guest.other.is_some()));
+        let names = entry(single).map(|entry| (entry.wanted.name, entry.other.is_some()));
         assert_eq!(names, Some(("6.1", true)));
         assert_eq!(NAME, KERNELS.join("+"));
     }

@@ -261,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cable_has_two_ends_that_differ() {
+        let arguments = |end| {
+            let socket = Path::new("/tmp/a,b.socket");
+            Cable { socket, end }.arguments().join(" ")
+        };
+        let (one, other) = (arguments(End::Listening), arguments(End::Connecting));
+        assert!(one.contains("server=on") && other.contains("server=off"));
+        assert!(one.contains("addr.path=/tmp/a,,b.socket "), "{one}");
+        let address = |end: &str| end.split("mac=").last().map(str::to_owned);
+        assert_ne!(address(&one), address(&other));
+    }
+
+    #[test]
     fn backports_are_debian_s_only() {
         let debian = "ID=debian\nVERSION_CODENAME=bookworm\n";
         assert_eq!(parse_codename(debian).as_deref(), Some("bookworm"));
