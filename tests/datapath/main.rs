@@ -1,5 +1,6 @@
 //! What happens to bytes: every path, every family, every way in which a connection begins and ends.
 
+mod address_changes;
 mod addresses;
 mod chatty;
 mod ends;

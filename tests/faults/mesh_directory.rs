@@ -11,6 +11,10 @@ fn a_file_that_is_not_yaml_is_named_and_the_rest_goes_on() {
     scenario(shop_and_outsider(), async |mesh| {
         mesh.directory.write("broken.yaml", "kind: [unclosed\n")?;
         is_logged(mesh, "broken.yaml").await?;
+        let metrics = mesh.node("a").metrics()?;
+        for line in ["ztun_source_rejected_total 1", "ztun_source_problems 1"] {
+            assert!(metrics.lines().any(|shown| shown == line), "{metrics}");
+        }
         still_works(mesh).await
     });
 }

@@ -1,5 +1,8 @@
 //! Pods that come twice, go without a word, or never were.
 
+use std::fs;
+
+use anyhow::Result;
 use serde_json::json;
 use ztun_tests::{
     Enrolment, Family, Mesh, MeshBuilder, PodSpec, cni::CniCommand, namespace::Netns, run,
@@ -101,6 +104,38 @@ fn an_unenrolled_pod_talks_in_clear_again() {
             reaches(client, outside, Family::V4).await
         })
         .await
+    });
+}
+
+#[test]
+fn pods_that_come_and_go_leave_no_descriptor_in_the_daemon() {
+    scenario(one_outside(), async |mesh| {
+        let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
+        let descriptors = format!("/proc/{}/fd", node.daemon_pid().await?);
+        let open = || -> Result<usize> { Ok(fs::read_dir(&descriptors)?.count()) };
+        let [v4, v6] = [Family::V4, Family::V6].map(|family| pod.address_with_host(family, 200));
+        let come_and_go = async || -> Result<()> {
+            mesh.enrol("shop/pod").await?;
+            let first = [pod.v4.into(), pod.v6.into()];
+            for ip in [v4, v6] {
+                pod.add_address(ip).await?;
+            }
+            mesh.captures("shop/pod", &[first, [v4, v6]].concat())
+                .await?;
+            for ip in [v4, v6] {
+                pod.remove_address(ip).await?;
+            }
+            mesh.unenrol("shop/pod").await
+        };
+        let before = open()?;
+        for _ in 0..4 {
+            come_and_go().await?;
+            wait::until("the descriptors are as few as before", async || {
+                open().is_ok_and(|now| now <= before)
+            })
+            .await?;
+        }
+        Ok(())
     });
 }
 

@@ -16,8 +16,8 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::block_in_place;
 use ztun_tests::{
-    Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, io_uring, netlink::Netlink, pod::Pod,
-    scenario, scenario::skip, wait,
+    Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, io_uring, pod::Pod, scenario,
+    scenario::skip, wait,
 };
 
 use crate::PORT;
@@ -198,6 +198,34 @@ fn an_address_that_a_pod_got_later_is_no_way_in() {
         assert_eq!(echo.peers().len(), before);
         Ok(())
     });
+}
+
+/// The daemon dies before it can notice that the address is gone, and another pod gets it.
+#[test]
+fn an_address_that_a_pod_lost_is_no_way_out() {
+    let heir = PodSpec::new("outside/heir").on("a");
+    scenario(
+        mesh().pod(heir.enrolment(Enrolment::Outside)),
+        async |mesh| {
+            let (client, heir) = (mesh.pod("shop/client"), mesh.pod("outside/heir"));
+            let echo = heir.echo(PORT)?;
+            let addresses = add_addresses(client).await?;
+            mesh.enrol("shop/client").await?;
+            mesh.node("a").kill_daemon().await?;
+            for (_, address) in addresses {
+                client.remove_address(address).await?;
+                heir.add_address(address).await?;
+            }
+            for (family, address) in addresses {
+                for way in [Way::Plain, Way::BoundToInterface, Way::FastOpen] {
+                    let reached = attempt(way, client, (address, PORT).into());
+                    assert!(reached.is_err(), "{way:?} over {family:?}");
+                }
+            }
+            assert_eq!(echo.peers(), []);
+            Ok(())
+        },
+    );
 }
 
 #[test]
@@ -399,15 +427,15 @@ fn kind(result: io::Result<()>) -> Result<(), ErrorKind> {
 
 /// Gives the pod another address of each family.
 async fn add_addresses(pod: &Pod) -> Result<[(Family, IpAddr); 2]> {
-    let [a, b, c, _] = pod.v4.octets();
-    let v4 = IpAddr::from([a, b, c, NEW_HOST]);
-    let mut words = pod.v6.segments();
-    words[7] = NEW_HOST.into();
-    let v6 = IpAddr::from(words);
-    let netlink = Netlink::open(&pod.netns)?;
-    netlink.add_address("eth0", v4, 24).await?;
-    netlink.add_address("eth0", v6, 64).await?;
-    Ok([(Family::V4, v4), (Family::V6, v6)])
+    let addresses =
+        [Family::V4, Family::V6].map(|family| (family, pod.address_with_host(family, NEW_HOST)));
+    for (_, address) in addresses {
+        pod.add_address(address).await?;
+        // IPv6 thinks about it even where it need not ask others.
+        let binds = async || socket(pod, (address, 0).into(), Some(address)).is_ok();
+        wait::until(format!("{address} can be used"), binds).await?;
+    }
+    Ok(addresses)
 }
 
 fn link_local(pod: &Pod) -> Result<Ipv6Addr> {

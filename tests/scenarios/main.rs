@@ -1,11 +1,16 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
+mod admin;
+mod bookinfo;
 mod encryption;
+mod foo_bar_legacy;
 mod identity;
 mod mtls;
+mod probes;
 mod same_node;
 mod servers;
 mod status;
+mod wordpress;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};
 

@@ -176,6 +176,39 @@ fn connections_are_shown_with_both_identities_and_whether_they_are_encrypted() {
     });
 }
 
+#[test]
+fn what_the_kernel_took_and_refused_is_counted_by_pod() {
+    scenario(shop_with_a_neighbour(), async |mesh| {
+        let (client, near) = (mesh.pod("shop/client"), mesh.pod("shop/near"));
+        let _echo = near.echo(PORT)?;
+        let mut stream = client.connect(near.at(Family::V4, PORT)).await?;
+        app::exchange(&mut stream, "hello").await?;
+        let link_local = "[fe80::1%1]:80".parse()?;
+        assert!(client.connect(link_local).await.is_err());
+
+        let node = mesh.node("a");
+        let of_client = |verdict| {
+            let labels = [
+                ("namespace", "shop"),
+                ("pod", "client"),
+                ("verdict", verdict),
+            ];
+            node.counted("ztun_kernel_verdicts_total", &labels)
+        };
+        assert_eq!(of_client("captured")?, 1);
+        assert_eq!(of_client("refused_link_local")?, 1);
+        assert_eq!(of_client("steered_outbound")?, 1);
+        let status = node.status().await?;
+        let shown = &array(&status, "pods")?[0]["verdicts"];
+        let counts = json!({ "captured": 1, "refused_link_local": 1, "steered_outbound": 1 });
+        assert_eq!(*shown, counts, "{status}");
+        let table = table(mesh, "a").await?;
+        let row = row(&table, "shop/client")?;
+        assert!(row.contains(" 1/1 "), "{table}");
+        Ok(())
+    });
+}
+
 async fn table(mesh: &Mesh, node: &str) -> Result<String> {
     let output = mesh.node(node).ztun(&["status"]).await?;
     assert!(output.status.success(), "{output:?}");

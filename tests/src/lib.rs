@@ -15,6 +15,7 @@
 //! });
 //! ```
 
+mod addresses;
 mod addressing;
 pub mod app;
 pub mod bpf;
@@ -35,6 +36,7 @@ pub mod node;
 pub mod other_owner;
 pub mod pair;
 pub mod pod;
+pub mod process;
 pub mod rogue;
 pub mod run;
 mod sabotage;
@@ -51,5 +53,6 @@ pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
 pub use pair::{Other, two_machines};
 pub use pod::{Enrolment, Family, Pod, PodSpec};
+pub use process::Process;
 pub use scenario::{scenario, topology};
 pub use service::Service;

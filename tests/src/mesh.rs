@@ -162,7 +162,7 @@ impl MeshBuilder {
         }
         mesh.describe(&self.manifests)?;
         for node in &mesh.nodes {
-            node.configure(&mesh.configuration(node, &files, &self.settings))?;
+            node.configure(&mesh.configuration(node, &files, &self.settings)?)?;
         }
         Ok(mesh)
     }
@@ -407,11 +407,7 @@ impl Mesh {
             in_pod.add_address("eth0", address, prefix).await?;
         }
         for gateway in node.addressing.gateways() {
-            let any = match gateway {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            in_pod.add_route(any, 0, gateway).await?;
+            route_by(&in_pod, gateway).await?;
         }
         // The same on every machine of the mesh.
         Pod::new(spec, path, (v4, v6), netns, cgroup)
@@ -452,7 +448,12 @@ impl Mesh {
         manifests.iter().try_for_each(|object| self.apply(object))
     }
 
-    fn configuration(&self, node: &Node, files: &Path, settings: &[(String, Value)]) -> Value {
+    fn configuration(
+        &self,
+        node: &Node,
+        files: &Path,
+        settings: &[(String, Value)],
+    ) -> Result<Value> {
         let mut configuration = json!({
             "nodeName": node.name,
             "trustDomain": "cluster.local",
@@ -461,6 +462,7 @@ impl Mesh {
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
             "bpfDirectory": self.pins(node),
+            "kubeletCgroup": node.kubelet_cgroup()?,
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,
             "logFilter": "info,ztun=debug",
@@ -469,7 +471,7 @@ impl Mesh {
             let keys = path.split('.');
             *keys.fold(&mut configuration, |at, key| &mut at[key]) = value.clone();
         }
-        configuration
+        Ok(configuration)
     }
 
     /// The directory of the certificate authority that the daemons share.
@@ -501,6 +503,15 @@ impl Drop for Owned {
             eprintln!("cleaning up after a mesh failed: {error:#}");
         }
     }
+}
+
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    let any = match gateway {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    netlink.add_route(any, 0, gateway).await
 }
 
 /// The same for each pod with this address, so that neighbours need not notice when one follows another.

@@ -139,6 +139,18 @@ impl Netlink {
             .with_context(|| format!("add address {address}/{prefix} to {link}"))
     }
 
+    pub async fn remove_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
+        let index = self.index(link)?;
+        let mut added = self.handle.address().add(index, address, prefix);
+        let message = added.message_mut().clone();
+        self.handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .with_context(|| format!("remove address {address}/{prefix} from {link}"))
+    }
+
     /// Routes `network`/`prefix` by way of `gateway`; `0.0.0.0/0` and `::/0` are the default routes.
     pub async fn add_route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<()> {
         let route = match (network, gateway) {

@@ -19,6 +19,7 @@ use crate::{
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
     pod::Pod,
+    process::Process,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -82,6 +83,16 @@ impl Node {
     /// The directory of the cgroups of everything on this node: of its pods and its daemon.
     pub fn cgroup(&self) -> Result<PathBuf> {
         Ok(cgroup::root()?.join(&self.cgroups))
+    }
+
+    /// Where the daemon expects the node's kubelet. Tests make it, if they have one.
+    pub fn kubelet_cgroup(&self) -> Result<PathBuf> {
+        Ok(self.cgroup()?.join("kubelet"))
+    }
+
+    /// Starts a process of the node itself, in the cgroup of this name.
+    pub fn process(&self, cgroup: &str) -> Result<Process> {
+        Process::start(&self.netns, &Cgroup::create(&self.cgroups.join(cgroup))?)
     }
 
     /// Where the node's daemon listens for the CLI and the CNI plugin.

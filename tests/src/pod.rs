@@ -10,16 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::AsyncReadExt,
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     process::Command,
-    time::timeout,
 };
 
 use crate::{
@@ -27,11 +24,10 @@ use crate::{
     cgroup::Cgroup,
     manifest::split,
     namespace::{Netns, confine},
+    process,
     sockets::SocketMaker,
 };
 
-/// A connection that takes longer hangs.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const BACKLOG: i32 = 4096;
 
 /// How a pod takes part in the mesh.
@@ -197,26 +193,19 @@ impl Pod {
 
     /// A TCP socket for connections to `to`, non-blocking, neither bound nor connected.
     pub fn tcp_socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = self.socket(Domain::for_address(to), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        process::tcp_socket(&self.sockets, to)
     }
 
     /// Connects as an application in the pod does.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        within(CONNECT_TIMEOUT, self.tcp_socket(to)?.connect(to)).await
+        process::connect(&self.sockets, to).await
     }
 
     /// Connects to where it must not get; answers how that ends, or `None` for an end without an error.
     ///
     /// The proxy takes a captured connection before it knows: then `connect()` succeeds, and a reset follows.
     pub async fn failure(&self, to: SocketAddr) -> Option<io::ErrorKind> {
-        let attempt = async {
-            let mut stream = self.tcp_socket(to)?.connect(to).await?;
-            stream.read_to_end(&mut Vec::new()).await
-        };
-        let end = within(CONNECT_TIMEOUT, attempt).await;
-        end.err().map(|error| error.kind())
+        process::failure(&self.sockets, to).await
     }
 
     /// Listens on `port` of every address of the pod, both families.
@@ -267,10 +256,4 @@ impl Pod {
         command.kill_on_drop(true).stdin(Stdio::null());
         Ok(command)
     }
-}
-
-async fn within<T>(limit: Duration, action: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(limit, action)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")))
 }

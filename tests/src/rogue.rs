@@ -125,6 +125,19 @@ pub async fn tls(
         .context("TLS handshake")
 }
 
+/// The names in the certificate that the HBONE port at `to` shows, as a reader of certificates prints
+/// them: `URI(spiffe://…)`.
+pub async fn names_shown(pod: &Pod, to: SocketAddr) -> Result<Vec<String>> {
+    let stream = tls(pod, to, None, &["h2"]).await?;
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().context("no certificate")?;
+    let leaf = chain.first().context("an empty chain")?;
+    let (_, leaf) = x509_parser::parse_x509_certificate(leaf)?;
+    let names = leaf.subject_alternative_name()?.context("no names")?;
+    let names = names.value.general_names.iter();
+    Ok(names.map(ToString::to_string).collect())
+}
+
 /// Asks for a tunnel to `authority` by way of the HBONE port at `to`; answers the status.
 ///
 /// In TLS 1.3 a client learns only afterwards that its certificate is refused: the error may come from any

@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use crate::{mesh::Mesh, pod::Pod, wait};
 
 pub const NGINX_PORT: u16 = 80;
+pub const HTTPBIN_PORT: u16 = 8000;
 pub const REDIS_PORT: u16 = 6379;
 pub const MARIADB_PORT: u16 = 3306;
 
@@ -38,6 +39,19 @@ impl Server {
         // Before nginx has read its configuration it writes to a log of the system's otherwise.
         command.arg("-e").arg(directory.join("error.log"));
         Self::start(command, directory, pod, NGINX_PORT).await
+    }
+
+    /// httpbin, served by gunicorn, on port 8000 of both families.
+    pub async fn httpbin(mesh: &Mesh, pod: &Pod) -> Result<Self> {
+        let directory = directory_of(mesh, pod, "httpbin")?;
+        let mut command = pod.command("gunicorn")?;
+        command
+            .args(["--workers", "1", "--threads", "4"])
+            .args(["--bind", &format!("[::]:{HTTPBIN_PORT}")])
+            .arg("--worker-tmp-dir")
+            .arg(&directory)
+            .arg("httpbin:app");
+        Self::start(command, directory, pod, HTTPBIN_PORT).await
     }
 
     /// Redis on port 6379 of both families, in memory only, open to everybody.

@@ -11,7 +11,7 @@ pub struct Address {
     words: [u32; 4],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Family {
     V4 = 0,

@@ -14,6 +14,9 @@ pub struct Connect {
 pub enum Capture {
     /// It is none of ours.
     Pass,
+    /// It goes to one of the pod's own addresses. It gets the mark in case that the pod has this
+    /// address no longer and the daemon hasn't noticed: then the connection ends in the pod.
+    Stay,
     /// It gets the mark, which routes it to the outbound listener.
     Mark,
     Refuse(Refusal),
@@ -40,8 +43,11 @@ pub fn capture(
     is_listening: impl FnOnce(Family) -> bool,
 ) -> Capture {
     let destination = &connect.destination;
-    if !is_tcp(connect.protocol) || destination.is_loopback() || is_own(destination) {
+    if !is_tcp(connect.protocol) || destination.is_loopback() {
         return Capture::Pass;
+    }
+    if is_own(destination) {
+        return Capture::Stay;
     }
     if connect.bound_interface != 0 && connect.bound_interface != LOOPBACK_INTERFACE {
         return Capture::Refuse(Refusal::BoundInterface);
@@ -102,17 +108,18 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_own_addresses_pass_even_with_no_listener() {
-        for destination in [
-            "127.0.0.1",
-            "::1",
-            "0.0.0.0",
-            "10.0.0.1",
-            "::ffff:10.0.0.1",
-            "fd00::1",
-        ] {
+    fn loopback_passes_even_with_no_listener() {
+        for destination in ["127.0.0.1", "::1", "0.0.0.0"] {
             let verdict = capture(&connect(TCP, destination, 7), is_own, |_| false);
             assert_eq!(verdict, Capture::Pass, "{destination}");
+        }
+    }
+
+    #[test]
+    fn what_goes_to_an_own_address_stays_even_with_no_listener() {
+        for destination in ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1"] {
+            let verdict = capture(&connect(TCP, destination, 7), is_own, |_| false);
+            assert_eq!(verdict, Capture::Stay, "{destination}");
         }
     }
 

@@ -33,6 +33,9 @@ pub const MAX_ADDRESSES: u32 = 32;
 /// listener.
 pub const MAX_REWRITTEN: u32 = 4096;
 
+/// The most connections that a node's kubelet can have open to pods at once.
+pub const MAX_PROBES: u32 = 16384;
+
 /// The index of the loopback interface in every network namespace.
 pub const LOOPBACK_INTERFACE: u32 = 1;
 

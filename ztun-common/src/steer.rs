@@ -1,4 +1,6 @@
-use crate::{Address, HBONE_PORT, LOOPBACK_INTERFACE, Listener, ListenerKey, is_tcp};
+use crate::{
+    Address, Endpoint, Flow, HBONE_PORT, LOOPBACK_INTERFACE, Listener, ListenerKey, is_tcp,
+};
 
 /// A connection that arrives at the pod's network namespace and looks for its listener.
 #[derive(Clone, Copy, Debug)]
@@ -8,6 +10,8 @@ pub struct Lookup {
     /// Host byte order.
     pub local_port: u32,
     pub remote: Address,
+    /// Host byte order.
+    pub remote_port: u16,
     pub ingress_interface: u32,
 }
 
@@ -16,6 +20,8 @@ pub struct Lookup {
 pub enum Steer {
     /// To whatever the kernel finds: it is none of ours.
     Pass,
+    /// To the application: it is a probe of this node's kubelet.
+    Probe,
     /// To this listener; dropped if that doesn't live.
     To(Listener, ListenerKey),
 }
@@ -25,8 +31,14 @@ pub enum Steer {
 /// What arrives over loopback is a connection that the pod opened, or the daemon's last hop to the
 /// application, which is bound to loopback for that. Anything else came from outside, but for the
 /// pod's connections to its own addresses: those show the address's interface.
+///
+/// `is_probe` tells whether this node's kubelet is just opening a connection with these ends.
 #[inline(always)]
-pub fn steer(lookup: &Lookup, is_own: impl Fn(&Address) -> bool) -> Steer {
+pub fn steer(
+    lookup: &Lookup,
+    is_own: impl Fn(&Address) -> bool,
+    is_probe: impl FnOnce(&Flow) -> bool,
+) -> Steer {
     if !is_tcp(lookup.protocol) {
         return Steer::Pass;
     }
@@ -39,10 +51,23 @@ pub fn steer(lookup: &Lookup, is_own: impl Fn(&Address) -> bool) -> Steer {
         return Steer::Pass;
     } else if lookup.local_port == HBONE_PORT {
         Listener::InboundHbone
+    } else if is_probe(&lookup.flow()) {
+        return Steer::Probe;
     } else {
         Listener::InboundPlaintext
     };
     Steer::To(listener, ListenerKey::new(listener, lookup.local.family()))
+}
+
+impl Lookup {
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation)] // A port.
+    fn flow(&self) -> Flow {
+        Flow::new(
+            Endpoint::new(self.remote, self.remote_port),
+            Endpoint::new(self.local, self.local_port as u16),
+        )
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +83,8 @@ mod tests {
 
     const LO: u32 = 1;
     const ETH0: u32 = 2;
+    const NODE: &str = "10.0.0.254";
+    const REMOTE_PORT: u16 = 40000;
     const OWN: [&str; 2] = ["10.0.0.1", "fd00::1"];
 
     fn address(text: &str) -> Address {
@@ -74,9 +101,16 @@ mod tests {
             local: address(local),
             local_port,
             remote: address(remote),
+            remote_port: REMOTE_PORT,
             ingress_interface,
         };
-        steer(&lookup, is_own)
+        steer(&lookup, is_own, |flow| *flow == probe())
+    }
+
+    /// What this node's kubelet has open.
+    fn probe() -> Flow {
+        let kubelet = Endpoint::new(address(NODE), REMOTE_PORT);
+        Flow::new(kubelet, Endpoint::new(address("10.0.0.1"), 8080))
     }
 
     fn to(listener: Listener, family: Family) -> Steer {
@@ -137,31 +171,59 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_of_the_kubelet_reaches_the_application_and_nothing_like_it_does() {
+        assert_eq!(arriving(ETH0, NODE, "10.0.0.1", 8080), Steer::Probe);
+        let plaintext = to(Listener::InboundPlaintext, Family::V4);
+        assert_eq!(arriving(ETH0, NODE, "10.0.0.1", 8081), plaintext);
+        assert_eq!(arriving(ETH0, "10.0.0.2", "10.0.0.1", 8080), plaintext);
+        assert_eq!(arriving(LO, NODE, "10.0.0.1", 8080), Steer::Pass);
+    }
+
+    #[test]
+    fn tunnels_are_nobodys_probes() {
+        let lookup = Lookup {
+            protocol: 6,
+            local: address("10.0.0.1"),
+            local_port: HBONE_PORT,
+            remote: address(NODE),
+            remote_port: REMOTE_PORT,
+            ingress_interface: ETH0,
+        };
+        assert_eq!(
+            steer(&lookup, is_own, |_| true),
+            to(Listener::InboundHbone, Family::V4)
+        );
+    }
+
+    #[test]
     fn other_protocols_pass() {
         let lookup = Lookup {
             protocol: 17,
             local: address("10.0.0.1"),
             local_port: 15008,
             remote: address("10.0.0.2"),
+            remote_port: REMOTE_PORT,
             ingress_interface: ETH0,
         };
-        assert_eq!(steer(&lookup, is_own), Steer::Pass);
+        assert_eq!(steer(&lookup, is_own, |_| false), Steer::Pass);
     }
 
     proptest! {
         #[test]
         fn nothing_foreign_from_outside_reaches_the_application_by_itself(
-            local: IpAddr, remote: IpAddr, local_port in 0u32..=65535, interface in 2u32..,
+            local: IpAddr, remote: IpAddr, local_port in 0u32..=65535, remote_port: u16,
+            interface in 2u32..,
         ) {
             let lookup = Lookup {
                 protocol: 6,
                 local: local.into(),
                 local_port,
                 remote: remote.into(),
+                remote_port,
                 ingress_interface: interface,
             };
             prop_assume!(!is_own(&lookup.remote));
-            prop_assert_ne!(steer(&lookup, is_own), Steer::Pass);
+            prop_assert!(matches!(steer(&lookup, is_own, |_| false), Steer::To(..)));
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Verdict {
     RewriteLost = 10,
     /// Marked at the last moment: another program sent it out of the pod.
     EscapeCaptured = 11,
+    /// A probe of this node's kubelet was let through to the application.
+    ProbePassed = 12,
 }
 
 impl Verdict {
@@ -36,10 +38,11 @@ impl Verdict {
         Self::Rewritten,
         Self::RewriteLost,
         Self::EscapeCaptured,
+        Self::ProbePassed,
     ];
 
     /// How many verdicts there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 13;
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -60,6 +63,7 @@ impl Verdict {
             Self::Rewritten => "rewritten",
             Self::RewriteLost => "rewrite_lost",
             Self::EscapeCaptured => "escape_captured",
+            Self::ProbePassed => "probe_passed",
         }
     }
 }

@@ -42,6 +42,7 @@ pub fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     let is_listening = |family| maps::is_listening(ListenerKey::new(Listener::Outbound, family));
     match capture(&connect, maps::is_own, is_listening) {
         Capture::Pass => ALLOW,
+        Capture::Stay if mark(ctx.as_ptr()) => ALLOW,
         Capture::Mark if mark(ctx.as_ptr()) => {
             // In network order, in the lower half.
             let asked = Endpoint::new(destination, u16::from_be(port as u16));
@@ -49,7 +50,7 @@ pub fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
             maps::count(Verdict::Captured);
             ALLOW
         }
-        Capture::Mark => refuse(Refusal::Mark),
+        Capture::Stay | Capture::Mark => refuse(Refusal::Mark),
         Capture::Refuse(refusal) => refuse(refusal),
     }
 }

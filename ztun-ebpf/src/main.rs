@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0
 //! Kernel programs that capture a pod's TCP connections; each pod has programs and maps of its own.
+//! One more, `probe`, is for the node.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code)]
@@ -7,8 +8,10 @@
 mod capture4;
 mod capture6;
 mod connect;
+mod context;
 mod maps;
 mod note;
+mod probe;
 mod steer;
 
 #[cfg(not(test))]

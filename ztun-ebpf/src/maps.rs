@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause OR GPL-2.0
-//! The maps of one pod.
+//! The maps of one pod, and the node's `PROBES`.
 
 use core::{ffi::c_void, ptr};
 
@@ -12,7 +12,9 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray, SockHash},
 };
-use ztun_common::{Address, Endpoint, Flow, ListenerKey, MAX_ADDRESSES, MAX_REWRITTEN, Verdict};
+use ztun_common::{
+    Address, Endpoint, Flow, ListenerKey, MAX_ADDRESSES, MAX_PROBES, MAX_REWRITTEN, Verdict,
+};
 
 /// The daemon's listeners in the pod; the kernel takes out what is closed.
 #[map]
@@ -39,6 +41,15 @@ pub static REWRITTEN: HashMap<Flow, Endpoint> =
 /// Not 0 once a connection was rewritten. The daemon reads it with no system call.
 #[map]
 static ANY_REWRITTEN: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The connections that the node's kubelet has open: one map for all pods.
+#[map]
+pub static PROBES: HashMap<Flow, u8> = HashMap::with_max_entries(MAX_PROBES, BPF_F_NO_PREALLOC);
+
+#[inline(always)]
+pub fn is_probe(flow: &Flow) -> bool {
+    PROBES.get_ptr(flow).is_some()
+}
 
 #[inline(always)]
 pub fn put_asked(socket: *mut bpf_sock, asked: &Endpoint) {

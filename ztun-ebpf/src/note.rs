@@ -11,14 +11,13 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use ztun_common::{Address, Endpoint, Flow, Note, Opening, Verdict};
+use ztun_common::{Flow, Note, Opening, Verdict};
 
 use crate::{
     connect,
+    context::ends,
     maps::{self, REWRITTEN},
 };
-
-const AF_INET: u32 = 2;
 
 /// Notes where a connection was going before another program (a CNI's socket load balancer on a
 /// cgroup above the pod's) sent it elsewhere, and captures what such a program sends out of the pod
@@ -72,45 +71,4 @@ fn opening(ctx: &SockOpsContext) {
 fn forget(ctx: &SockOpsContext) {
     let (client, server) = ends(ctx);
     let _ = REWRITTEN.remove(Flow::new(client, server));
-}
-
-/// The socket's own end and its peer's.
-#[inline(always)]
-fn ends(ctx: &SockOpsContext) -> (Endpoint, Endpoint) {
-    // SAFETY: the context is valid for the program's run. The reads are volatile because the
-    // verifier refuses the merged ones that LLVM would make of them.
-    macro_rules! field {
-        ($($field:tt)+) => {
-            unsafe { read_volatile(&raw const (*ctx.ops).$($field)+) }
-        };
-    }
-    macro_rules! words {
-        ($field:ident) => {
-            [
-                field!($field[0]),
-                field!($field[1]),
-                field!($field[2]),
-                field!($field[3]),
-            ]
-        };
-    }
-    let (local4, remote4) = (field!(local_ip4), field!(remote_ip4));
-    let (local6, remote6) = (words!(local_ip6), words!(remote_ip6));
-    let (local, remote) = if field!(family) == AF_INET {
-        (
-            Address::from_v4_word(local4),
-            Address::from_v4_word(remote4),
-        )
-    } else {
-        (
-            Address::from_v6_words(local6),
-            Address::from_v6_words(remote6),
-        )
-    };
-    // The context has the local port in host order, and the remote one in network order.
-    let (local_port, remote_port) = (field!(local_port), u32::from_be(field!(remote_port)));
-    (
-        Endpoint::new(local, local_port as u16),
-        Endpoint::new(remote, remote_port as u16),
-    )
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::sources::Reader;
 pub use self::sources::{ConfigFlags, ConfigSources};
-use crate::{mesh::TrustDomain, source::TranslateSettings};
+use crate::{mesh::TrustDomain, redirect::Kubelet, source::TranslateSettings};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +35,9 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where kernel state is pinned, on a bpffs.
     pub bpf_directory: PathBuf,
+    /// Whose probes reach applications under STRICT too.
+    #[serde(serialize_with = "value::kubelet_text")]
+    pub kubelet_cgroup: Kubelet,
     pub readiness_address: SocketAddr,
     pub metrics_address: SocketAddr,
     /// Threads that carry traffic; by default one for each core.
@@ -153,6 +156,7 @@ impl Config {
         let ca_directory = read.setting("caDirectory", ca_directory, value::path);
         let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
+        let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
         let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
         let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
         let data_threads = read.setting("dataThreads", cores, value::count);
@@ -173,6 +177,7 @@ impl Config {
             state_directory: state_directory?,
             socket: socket?,
             bpf_directory: bpf_directory?,
+            kubelet_cgroup: kubelet_cgroup?,
             readiness_address: readiness_address?,
             metrics_address: metrics_address?,
             data_threads: data_threads?,

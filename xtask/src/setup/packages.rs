@@ -13,13 +13,13 @@ use anyhow::{Context, Result};
 use super::apt;
 use crate::process::{self, say};
 
-/// A program that tests run, and the Debian package that has it.
+/// A program (or another file) that tests need, and the Debian package that has it.
 struct Needed {
     program: &'static str,
     package: &'static str,
 }
 
-const NEEDED: [Needed; 7] = [
+const NEEDED: [Needed; 9] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -45,6 +45,15 @@ const NEEDED: [Needed; 7] = [
         package: "mariadb-client",
     },
     Needed {
+        program: "gunicorn",
+        package: "gunicorn",
+    },
+    // A library that gunicorn serves.
+    Needed {
+        program: "/usr/lib/python3/dist-packages/httpbin/core.py",
+        package: "python3-httpbin",
+    },
+    Needed {
         program: "nft",
         package: "nftables",
     },
@@ -52,7 +61,8 @@ const NEEDED: [Needed; 7] = [
 
 /// Installs what is missing; where it cannot, says so and leaves it to the tests to skip.
 pub fn provide() -> Result<()> {
-    let missing = missing(|program| process::find(program).is_some());
+    let is_there = |file: &str| process::find(file).is_some() || Path::new(file).is_file();
+    let missing = missing(is_there);
     if missing.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,9 @@
 
 mod client;
 mod cni;
+mod dump;
 mod enrol;
+mod log;
 mod node;
 mod programs;
 mod status;
@@ -33,6 +35,10 @@ enum Command {
     Unenrol(unenrol::UnenrolArgs),
     /// Show pods, certificates and connections of this node
     Status(status::StatusArgs),
+    /// Print what the daemon was told: its configuration or its view of the mesh
+    Dump(dump::DumpArgs),
+    /// Show or change the daemon's log filter
+    Log(log::LogArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -72,6 +78,8 @@ pub fn run() -> ExitCode {
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Log(args) => log::run(args),
         Command::Programs => programs::run(),
     };
     match result {

@@ -1,12 +1,13 @@
 //! `ztun node`: the daemon.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::{
-    config::{Config, ConfigFlags, ConfigSources, LogFormat},
+    config::{Config, ConfigFlags, ConfigSources},
     node,
+    observe::LogFilter,
     redirect::KernelReport,
 };
 
@@ -31,19 +32,7 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
         kernel.require()?;
         return Ok(ExitCode::SUCCESS);
     }
-    start_logging(&config)?;
-    node::run(config)?;
+    let log = LogFilter::start(config.log_format, &config.log_filter)?;
+    node::run(config, log)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn start_logging(config: &Config) -> anyhow::Result<()> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log_filter)?)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }

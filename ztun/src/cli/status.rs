@@ -1,13 +1,17 @@
 //! `ztun status`: pods, certificates and connections of this node.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
 use clap::Args;
 use http::Method;
 use time::OffsetDateTime;
 
 use super::{Daemon, Output, client, table::Table};
-use crate::{node::status::NodeStatus, observe::PartyStatus, redirect::CaptureState};
+use crate::{
+    node::{kubelet::KubeletStatus, status::NodeStatus},
+    observe::PartyStatus,
+    redirect::CaptureState,
+};
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -47,6 +51,7 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     for problem in &status.mesh.problems {
         let _ = writeln!(text, "  problem: {problem}");
     }
+    let _ = writeln!(text, "kubelet: {}", kubelet(&status.kubelet));
     let _ = write!(
         text,
         "\n{}\n{}\n{}",
@@ -57,8 +62,16 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     text
 }
 
+fn kubelet(status: &KubeletStatus) -> String {
+    match status {
+        KubeletStatus::Passing { cgroup } => format!("probes pass from {}", cgroup.display()),
+        KubeletStatus::NoKubelet => "none here, so no probes pass under STRICT".to_owned(),
+        KubeletStatus::Failed { why } => format!("NO PROBES PASS under STRICT: {why}"),
+    }
+}
+
 fn pods(status: &NodeStatus) -> Table {
-    let mut table = Table::new(["POD", "ADDRESSES", "IDENTITY", "CAPTURE"]);
+    let mut table = Table::new(["POD", "ADDRESSES", "IDENTITY", "TAKEN/REFUSED", "CAPTURE"]);
     for pod in &status.pods {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         let capture = match &pod.capture {
@@ -71,10 +84,23 @@ fn pods(status: &NodeStatus) -> Table {
             pod.identity
                 .as_ref()
                 .map_or("unknown".to_owned(), ToString::to_string),
+            taken_and_refused(&pod.verdicts),
             capture,
         ]);
     }
     table
+}
+
+/// How many connections the kernel gave to the daemon, and how many it refused.
+fn taken_and_refused(verdicts: &BTreeMap<String, u64>) -> String {
+    let sum = |starts: &[&str]| -> u64 {
+        let counts = verdicts.iter();
+        counts
+            .filter(|(verdict, _)| starts.iter().any(|start| verdict.starts_with(start)))
+            .map(|(_, count)| count)
+            .sum()
+    };
+    format!("{}/{}", sum(&["steered"]), sum(&["refused", "dropped"]))
 }
 
 fn certificates(status: &NodeStatus, now: OffsetDateTime) -> Table {
@@ -143,6 +169,20 @@ fn duration(duration: time::Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_refused_is_told_from_what_it_took() {
+        let counts = [
+            ("captured", 7),
+            ("dropped", 1),
+            ("refused_link_local", 2),
+            ("refused_no_listener", 3),
+            ("steered_inbound_hbone", 4),
+            ("steered_outbound", 7),
+        ];
+        let verdicts = counts.map(|(verdict, count)| (verdict.to_owned(), count));
+        assert_eq!(taken_and_refused(&verdicts.into()), "11/6");
+    }
 
     #[test]
     fn durations_read_in_their_two_largest_units() {

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use serde::Serializer;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, SameNode};
-use crate::mesh::TrustDomain;
+use crate::{mesh::TrustDomain, redirect::Kubelet};
 
 /// What a value should have been, to follow `expected`.
 pub(super) type Expected = String;
@@ -66,6 +67,27 @@ pub(super) fn same_node(value: &str) -> Result<SameNode, Expected> {
         "direct" => Ok(SameNode::Direct),
         "tunnel" => Ok(SameNode::Tunnel),
         _ => Err("`direct` or `tunnel`".to_owned()),
+    }
+}
+
+pub(super) fn kubelet(value: &str) -> Result<Kubelet, Expected> {
+    match value {
+        "auto" => Ok(Kubelet::Usual),
+        "none" => Ok(Kubelet::Nobody),
+        path if Path::new(path).is_absolute() => Ok(Kubelet::Cgroup(path.into())),
+        _ => Err("`auto`, `none` or the absolute path of a cgroup".to_owned()),
+    }
+}
+
+/// As [`kubelet`] reads it.
+pub(super) fn kubelet_text<S: Serializer>(
+    kubelet: &Kubelet,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match kubelet {
+        Kubelet::Usual => serializer.serialize_str("auto"),
+        Kubelet::Nobody => serializer.serialize_str("none"),
+        Kubelet::Cgroup(path) => serializer.collect_str(&path.display()),
     }
 }
 

@@ -4,11 +4,12 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
+use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use tokio::sync::watch;
 
 use super::{
     claims::{Claimant, Claims},
-    policy::{Connection, Decision, Policies},
+    policy::{Connection, Decision, Policies, Policy, PolicyKey},
     service::{RoutedService, Service, ServiceKey},
     workload::{NetworkMode, PodName, Workload, WorkloadUid},
 };
@@ -135,8 +136,27 @@ impl Snapshot {
         self.policies = Arc::new(policies);
     }
 
+    /// Adds a policy, or replaces the one with the same key.
+    pub fn insert_policy(&mut self, key: PolicyKey, policy: Policy) {
+        Arc::make_mut(&mut self.policies).insert(key, policy);
+    }
+
+    pub fn remove_policy(&mut self, key: &PolicyKey) {
+        Arc::make_mut(&mut self.policies).remove(key);
+    }
+
     pub(super) fn routed_service(&self, vip: IpAddr) -> Option<&Arc<RoutedService>> {
         self.vips.holder(vip.to_canonical())
+    }
+}
+
+/// Workloads, services and policies, for people to read.
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut snapshot = serializer.serialize_struct("Snapshot", 2)?;
+        snapshot.serialize_field("workloads", &self.workloads().collect::<Vec<_>>())?;
+        snapshot.serialize_field("services", &self.services().collect::<Vec<_>>())?;
+        snapshot.end()
     }
 }
 

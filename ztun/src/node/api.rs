@@ -5,6 +5,10 @@
 //! | `POST /v1/pods` | [`EnrolRequest`] | [`EnrolResponse`] once kernel state is in place |
 //! | `DELETE /v1/pods` | [`UnenrolRequest`] | [`UnenrolResponse`] |
 //! | `GET /v1/status` | – | [`NodeStatus`](super::status::NodeStatus) |
+//! | `GET /v1/config` | – | [`Config`](crate::config::Config) |
+//! | `GET /v1/mesh` | – | [`Snapshot`](crate::mesh::Snapshot) |
+//! | `GET /v1/log-filter` | – | [`LogFilterBody`] |
+//! | `PUT /v1/log-filter` | [`LogFilterBody`] | the same, once it is in force |
 //!
 //! Errors are [`ErrorBody`] with a status of 400 and above.
 
@@ -57,6 +61,12 @@ pub enum UnenrolResponse {
     Released,
     /// No such pod is enrolled (or it is another sandbox by now): nothing was done.
     NotEnrolled,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFilterBody {
+    pub filter: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

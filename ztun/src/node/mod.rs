@@ -1,12 +1,15 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
+mod addresses;
 pub mod api;
 mod http;
+pub mod kubelet;
 mod pods;
 mod readiness;
 mod records;
 mod server;
 pub mod status;
+mod telemetry;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -18,33 +21,34 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
 
 use self::{
-    pods::Pods, readiness::Readiness, records::Records, server::Api, server::ApiServer,
-    status::StatusReporter,
+    kubelet::KubeletProbes, pods::Pods, readiness::Readiness, records::Records, server::Api,
+    server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
     config::{self, Config, Timeouts},
     mesh::Mesh,
-    observe::Metrics,
+    observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
     source::file::FileSource,
 };
 
-/// How often pods are checked for a network namespace that went away without an unenrol.
+/// How often pods are checked for a network namespace that went away without an unenrol, and the
+/// kubelet for a new cgroup.
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT and the drain that follows it.
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -55,13 +59,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, data.handle().clone()));
+    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -71,6 +75,11 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
+
+    let kubelet = Arc::new(KubeletProbes::start(
+        redirect.clone(),
+        config.kubelet_cgroup.clone(),
+    ));
 
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
@@ -107,6 +116,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         mesh.clone(),
         config.timeouts.mesh_state,
     ));
+    telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -124,7 +134,7 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
 
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
-    tokio::task::spawn_local(sweep(pods.clone()));
+    tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -133,8 +143,15 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         certificates,
         source,
         readiness: readiness.clone(),
+        kubelet,
     };
-    let api = tokio::task::spawn_local(api_server.serve(Arc::new(Api { pods, status })));
+    let api = Arc::new(Api {
+        pods: pods.clone(),
+        status,
+        config: config.clone(),
+        log,
+    });
+    let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
     tokio::select! {
@@ -142,7 +159,21 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     readiness.draining.store(true, Ordering::Relaxed);
-    let deadline = config.timeouts.drain;
+    pods.stop_following();
+    drain(
+        &proxy,
+        config.timeouts.drain,
+        &mut terminate,
+        &mut interrupt,
+    )
+    .await;
+    api.abort();
+    tracing::info!("ended; enrolled pods stay closed until the next start");
+    Ok(())
+}
+
+/// Lets open connections end, until the deadline or another signal.
+async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
     tracing::info!(
         ?deadline,
         connections = proxy.connections().len(),
@@ -153,9 +184,6 @@ async fn node(config: Config, data: runtime::Handle) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
-    api.abort();
-    tracing::info!("ended; enrolled pods stay closed until the next start");
-    Ok(())
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.
@@ -178,12 +206,13 @@ fn check_kernel() -> Result<(), KernelError> {
     Ok(())
 }
 
-async fn sweep(pods: Arc<Pods>) {
+async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         pods.sweep().await;
+        kubelet.follow();
     }
 }
 

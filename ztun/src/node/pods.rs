@@ -8,11 +8,15 @@ use std::{
 };
 
 use tokio::time::timeout;
+use ztun_common::Verdict;
 
-use super::records::{RecordError, Records};
+use super::{
+    addresses::Followers,
+    records::{RecordError, Records},
+};
 use crate::{
     mesh::{Mesh, PodName, workload::TunnelProtocol},
-    proxy::{ProxiedPod, Proxy},
+    proxy::{PodAddresses, ProxiedPod, Proxy},
     redirect::{
         CaptureState, CapturedPod, EnrolError, PinError, PodId, PodNetns, PodSandbox, Redirect,
     },
@@ -31,6 +35,7 @@ pub struct Pods {
     /// Sandboxes whose pod came back in another one. They have no listeners, so they stay closed
     /// until their own DEL, or their end.
     former: Mutex<Vec<Enrolled>>,
+    followers: Followers,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -38,7 +43,7 @@ pub struct Pods {
 #[derive(Clone, Debug)]
 pub struct Enrolled {
     pub sandbox: PodSandbox,
-    pub addresses: Vec<IpAddr>,
+    pub addresses: PodAddresses,
     pub netns: Arc<PodNetns>,
 }
 
@@ -77,6 +82,7 @@ impl Pods {
         mesh_wait: Duration,
     ) -> Self {
         Self {
+            followers: Followers::new(redirect.clone(), proxy.clone()),
             redirect,
             records,
             proxy,
@@ -161,6 +167,7 @@ impl Pods {
         else {
             return Ok(!former.is_empty());
         };
+        self.followers.stop(pod);
         self.proxy.remove_pod(pod);
         self.release_kernel_state(&entry.sandbox).await?;
         self.enrolled().remove(pod);
@@ -214,8 +221,24 @@ impl Pods {
         }
     }
 
+    /// Lets the pods' capture be as it is from now on.
+    pub fn stop_following(&self) {
+        self.followers.stop_all();
+    }
+
     pub fn list(&self) -> Vec<Enrolled> {
         self.enrolled().values().cloned().collect()
+    }
+
+    /// What the kernel programs of each enrolled pod counted. Some microseconds a pod.
+    pub fn verdicts(&self) -> Vec<(PodName, Vec<(Verdict, u64)>)> {
+        self.list()
+            .into_iter()
+            .map(|Enrolled { sandbox, .. }| {
+                let counts = self.redirect.verdicts(&sandbox);
+                (sandbox.pod, counts)
+            })
+            .collect()
     }
 
     /// Whether each enrolled pod is captured, read from kernel state.
@@ -252,6 +275,7 @@ impl Pods {
             addresses,
             sockets,
             listeners,
+            follower,
         } = captured;
         let pod = sandbox.pod.clone();
         self.proxy
@@ -279,6 +303,8 @@ impl Pods {
         // Under the same ID, what the former had in the kernel is replaced already.
         self.former()
             .extend(before.filter(|before| PodId::of(&before.sandbox) != id));
+        self.followers.follow(&pod, follower);
+        let addresses = addresses.to_vec();
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
     }
@@ -325,7 +351,9 @@ impl Pods {
 }
 
 /// Kernel work takes milliseconds and must not hold up the control runtime.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -17,10 +17,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{
-    api::{EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, UnenrolRequest, UnenrolResponse},
+    api::{
+        EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, UnenrolRequest,
+        UnenrolResponse,
+    },
     pods::{PodError, Pods},
     status::StatusReporter,
 };
+use crate::{config::Config, observe::LogFilter};
 
 /// Requests are a few hundred bytes; more is a mistake.
 const MAX_BODY: usize = 64 * 1024;
@@ -44,6 +48,8 @@ pub enum BindError {
 pub struct Api {
     pub pods: Arc<Pods>,
     pub status: StatusReporter,
+    pub config: Config,
+    pub log: LogFilter,
 }
 
 impl ApiServer {
@@ -111,6 +117,10 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
         (&Method::POST, "/v1/pods") => enrol(request, api).await,
         (&Method::DELETE, "/v1/pods") => unenrol(request, api).await,
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
+        (&Method::GET, "/v1/config") => Ok(json(StatusCode::OK, &api.config)),
+        (&Method::GET, "/v1/mesh") => Ok(json(StatusCode::OK, &*api.status.mesh.snapshot())),
+        (&Method::GET, "/v1/log-filter") => Ok(log_filter(api)),
+        (&Method::PUT, "/v1/log-filter") => set_log_filter(request, api).await,
         (method, path) => Err(Failure::new(
             StatusCode::NOT_FOUND,
             format!("no {method} {path} here"),
@@ -136,6 +146,23 @@ async fn unenrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<
         UnenrolResponse::NotEnrolled
     };
     Ok(json(StatusCode::OK, &response))
+}
+
+fn log_filter(api: &Api) -> Response<Full<Bytes>> {
+    let filter = api.log.text();
+    json(StatusCode::OK, &LogFilterBody { filter })
+}
+
+async fn set_log_filter(
+    request: Request<Incoming>,
+    api: &Api,
+) -> Result<Response<Full<Bytes>>, Failure> {
+    let LogFilterBody { filter } = body(request).await?;
+    api.log
+        .set(&filter)
+        .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    tracing::info!(filter, "log filter changed");
+    Ok(log_filter(api))
 }
 
 async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {

@@ -1,10 +1,15 @@
 //! What `ztun status` shows.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use ztun_common::Verdict;
 
-use super::{pods::Pods, readiness::Readiness};
+use super::{
+    kubelet::{KubeletProbes, KubeletStatus},
+    pods::Pods,
+    readiness::Readiness,
+};
 use crate::{
     cert::{CertificateManager, CertificateStatus},
     mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
@@ -22,6 +27,8 @@ pub struct NodeStatus {
     /// Empty when the node is ready; otherwise what it waits for.
     pub not_ready: Vec<String>,
     pub mesh: MeshStatus,
+    #[serde(default)]
+    pub kubelet: KubeletStatus,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
     pub connections: Vec<ConnectionStatus>,
@@ -42,6 +49,9 @@ pub struct PodStatus {
     pub pod: PodName,
     pub addresses: Vec<IpAddr>,
     pub capture: CaptureState,
+    /// What the kernel programs counted, by verdict; those that never came are left out.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, u64>,
     /// `None` while the mesh doesn't know the pod.
     pub workload: Option<WorkloadUid>,
     pub identity: Option<Identity>,
@@ -57,6 +67,7 @@ pub struct StatusReporter {
     pub certificates: Arc<CertificateManager>,
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
+    pub kubelet: Arc<KubeletProbes>,
 }
 
 impl StatusReporter {
@@ -71,6 +82,7 @@ impl StatusReporter {
                 services: snapshot.services().count(),
                 problems: self.source.problems().to_vec(),
             },
+            kubelet: self.kubelet.status(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
             connections: self.proxy.connections(),
@@ -81,6 +93,7 @@ impl StatusReporter {
     async fn pods(&self) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
         let mut captures = self.pods.capture_states().await;
+        let mut verdicts: BTreeMap<PodName, _> = self.pods.verdicts().into_iter().collect();
         let mut pods: Vec<PodStatus> = self
             .pods
             .list()
@@ -94,9 +107,10 @@ impl StatusReporter {
                         .unwrap_or_else(|| CaptureState::NotCaptured {
                             why: "released while this report was made".to_owned(),
                         }),
+                    verdicts: verdicts.remove(&pod).map(named).unwrap_or_default(),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
-                    addresses: entry.addresses,
+                    addresses: entry.addresses.to_vec(),
                     pod,
                 }
             })
@@ -112,6 +126,7 @@ impl StatusReporter {
                         why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
                             .to_owned(),
                     },
+                    verdicts: BTreeMap::new(),
                     workload: Some(workload.uid.clone()),
                     identity: Some(workload.identity.clone()),
                 });
@@ -120,4 +135,12 @@ impl StatusReporter {
         pods.sort_by(|a, b| a.pod.cmp(&b.pod));
         pods
     }
+}
+
+fn named(verdicts: Vec<(Verdict, u64)>) -> BTreeMap<String, u64> {
+    verdicts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(verdict, count)| (verdict.name().to_owned(), count))
+        .collect()
 }

@@ -11,12 +11,17 @@ pub struct Bytes {
     pub to_source: u64,
 }
 
-pub fn connection_complete(
-    flow: &Flow,
-    bytes: Bytes,
-    duration: Duration,
-    error: Option<&dyn fmt::Display>,
-) {
+/// What happened to a connection besides its bytes.
+#[derive(Clone, Copy, Default)]
+pub struct Remarks<'a> {
+    pub error: Option<&'a dyn fmt::Display>,
+    /// What policies say that decide nothing: AUDIT and dry-run.
+    pub audit: Option<&'a str>,
+    /// How many identical denials were not written since the last one.
+    pub suppressed: Option<u64>,
+}
+
+pub fn connection_complete(flow: &Flow, bytes: Bytes, duration: Duration, remarks: Remarks<'_>) {
     // Sent and received are those of the application that this proxy stands beside.
     let (bytes_sent, bytes_recv) = match flow.direction {
         Direction::Outbound => (bytes.to_destination, bytes.to_source),
@@ -43,13 +48,15 @@ pub fn connection_complete(
                 bytes_sent,
                 bytes_recv,
                 duration = %format_args!("{}ms", duration.as_millis()),
-                error = error.map(display),
+                audit = remarks.audit,
+                suppressed = remarks.suppressed.filter(|count| *count > 0),
+                error = remarks.error.map(display),
                 "connection complete"
             )
         };
     }
     // The level of an event is part of its static metadata.
-    if error.is_some() {
+    if remarks.error.is_some() {
         line!(tracing::Level::WARN);
     } else {
         line!(tracing::Level::INFO);

@@ -15,18 +15,20 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    access_log::{self, Bytes},
+    access_log::{self, Bytes, Remarks},
+    denials::Denials,
     flow::{Direction, Flow, Party, Security},
     metrics::{ConnectionMetrics, Metrics},
 };
 use crate::{
-    mesh::{Identity, PodName},
+    mesh::{Identity, PodName, policy::authorization::AuditFinding},
     proxy::ProxyError,
 };
 
 #[derive(Debug, Default)]
 pub struct Connections {
     metrics: Metrics,
+    denials: Denials,
     open: Mutex<BTreeMap<u64, Arc<OpenConnection>>>,
     next: AtomicU64,
 }
@@ -43,6 +45,7 @@ pub struct OpenConnection {
     to_source: AtomicU64,
     close: CancellationToken,
     close_reason: OnceLock<ProxyError>,
+    audit: OnceLock<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,9 +97,24 @@ impl Connections {
             to_source: AtomicU64::new(0),
             close: CancellationToken::new(),
             close_reason: OnceLock::new(),
+            audit: OnceLock::new(),
         });
         self.table().insert(connection.id, Arc::clone(&connection));
         connection
+    }
+
+    /// Counts what policies say of the connection that decide nothing, and keeps it for its line in
+    /// the access log.
+    pub fn audited(&self, connection: &OpenConnection, findings: &[AuditFinding]) {
+        if findings.is_empty() {
+            return;
+        }
+        for finding in findings {
+            self.metrics.audited(finding);
+        }
+        let findings: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        // Told once: what an open connection would be judged later is not counted again.
+        let _ = connection.audit.set(findings.join("; "));
     }
 
     /// Counts, logs and forgets a connection.
@@ -107,14 +125,21 @@ impl Connections {
         if let Some(error) = error {
             self.metrics.failed(&connection.flow, error.flag());
         }
-        let bytes = connection.bytes();
+        let mut suppressed = None;
+        if let Some(denial) = error.and_then(ProxyError::denial) {
+            self.metrics.denied(denial);
+            suppressed = self.denials.admit(&connection.flow, denial, Instant::now());
+            if suppressed.is_none() {
+                return;
+            }
+        }
+        let remarks = Remarks {
+            error: error.map(|error| error as &dyn std::fmt::Display),
+            audit: connection.audit.get().map(String::as_str),
+            suppressed,
+        };
         let duration = connection.started.elapsed();
-        access_log::connection_complete(
-            &connection.flow,
-            bytes,
-            duration,
-            error.map(|error| error as &dyn std::fmt::Display),
-        );
+        access_log::connection_complete(&connection.flow, connection.bytes(), duration, remarks);
     }
 
     pub fn all(&self) -> Vec<Arc<OpenConnection>> {

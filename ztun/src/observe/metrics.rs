@@ -1,5 +1,7 @@
 //! Counters of the data path. Handles are resolved once a connection, never once a packet.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, info::Info},
@@ -10,6 +12,7 @@ use super::{
     flow::{Flow, ResponseFlag},
     labels::TrafficLabels,
 };
+use crate::mesh::{Denial, policy::authorization::AuditFinding};
 
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -19,6 +22,8 @@ pub struct Metrics {
     sent: Family<TrafficLabels, Counter>,
     received: Family<TrafficLabels, Counter>,
     refused: Family<RefusalLabels, Counter>,
+    denied: Family<DenialLabels, Counter>,
+    audited: Family<AuditLabels, Counter>,
 }
 
 /// One connection's counters.
@@ -45,6 +50,18 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     reason: Refusal,
+}
+
+/// As many as there are policies that deny.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DenialLabels {
+    policy: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    policy: Arc<str>,
+    outcome: &'static str,
 }
 
 impl Metrics {
@@ -89,6 +106,16 @@ impl Metrics {
             "Connections and tunnels refused before policy could judge them",
             self.refused.clone(),
         );
+        registry.register(
+            "ztun_policy_denials",
+            "Connections that a policy refused or closed, by the policy",
+            self.denied.clone(),
+        );
+        registry.register(
+            "ztun_policy_audit",
+            "Connections that an AUDIT or dry-run policy has something to say of; it decides nothing",
+            self.audited.clone(),
+        );
     }
 
     /// Counts an opened connection.
@@ -109,6 +136,19 @@ impl Metrics {
 
     pub fn refused(&self, reason: Refusal) {
         self.refused.get_or_create(&RefusalLabels { reason }).inc();
+    }
+
+    pub fn denied(&self, denial: &Denial) {
+        let policy = Arc::clone(&denial.policy);
+        self.denied.get_or_create(&DenialLabels { policy }).inc();
+    }
+
+    pub fn audited(&self, finding: &AuditFinding) {
+        let labels = AuditLabels {
+            policy: Arc::clone(&finding.policy),
+            outcome: finding.outcome.as_str(),
+        };
+        self.audited.get_or_create(&labels).inc();
     }
 
     /// How often inbound connections were refused for `reason`.

@@ -1,12 +1,15 @@
-//! What an operator sees of the data path: metrics, the access log, the connections that are open.
+//! What an operator sees: metrics, logs, the connections that are open.
 
 pub mod access_log;
 pub mod connections;
+mod denials;
 pub mod flow;
 pub mod labels;
+mod logging;
 pub mod metrics;
 pub mod rate_limit;
 
 pub use connections::{ConnectionStatus, Connections, OpenConnection, PartyStatus};
 pub use flow::{Direction, Flow, Party, ResponseFlag, Security};
+pub use logging::{LogFilter, LogFilterError};
 pub use metrics::Metrics;

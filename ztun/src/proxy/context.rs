@@ -88,6 +88,25 @@ impl Proxy {
         Ok(())
     }
 
+    /// Serves a pod at more listeners, beside those that it has. If it isn't served they are closed.
+    pub fn add_listeners(
+        self: &Arc<Self>,
+        name: &PodName,
+        listeners: PodListeners,
+    ) -> io::Result<()> {
+        let Some(local) = self.pods.get(name) else {
+            return Ok(());
+        };
+        let _runtime = self.runtime.enter();
+        listen::serve(self, &local, listeners)
+    }
+
+    /// Gives the pod's new tunnels new connections: those that it has may be from an address that it
+    /// lost. What is open goes on.
+    pub fn renew_tunnel_connections(&self, name: &PodName) {
+        self.pool.forget_pod(name);
+    }
+
     /// Stops serving a pod and resets its connections. False if it wasn't served.
     pub fn remove_pod(&self, name: &PodName) -> bool {
         let Some(pod) = self.pods.remove(name) else {

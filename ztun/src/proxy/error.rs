@@ -146,6 +146,14 @@ impl ProxyError {
         }
     }
 
+    /// What policy had against the connection, if that is it.
+    pub fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Denied(denial) | Self::Revoked(denial) => Some(denial),
+            _ => None,
+        }
+    }
+
     pub(super) fn socket(address: SocketAddr, cause: io::Error) -> Self {
         Self::Socket {
             address,

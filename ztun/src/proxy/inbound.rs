@@ -73,7 +73,10 @@ pub async fn admit(
         security: entry.security,
     });
     let admitted = async {
-        let (_, workload) = known?;
+        let (snapshot, workload) = known?;
+        let judged = judged(&connection, &workload);
+        let findings: Vec<_> = snapshot.policies().audit(&judged).collect();
+        proxy.connections.audited(&connection, &findings);
         // Judged after it is listed: a policy that changes in between finds it there.
         judge(proxy, &connection, &workload).map_err(ProxyError::Denied)?;
         last_hop(proxy, pod, connection.flow()).await
@@ -88,16 +91,24 @@ pub fn judge(
     connection: &OpenConnection,
     destination: &Workload,
 ) -> Result<(), crate::mesh::Denial> {
+    match proxy
+        .mesh
+        .snapshot()
+        .authorize(&judged(connection, destination))
+    {
+        Decision::Allow => Ok(()),
+        Decision::Deny(denial) => Err(denial),
+    }
+}
+
+/// The connection as policy sees it.
+fn judged<'a>(connection: &'a OpenConnection, destination: &'a Workload) -> Connection<'a> {
     let flow = connection.flow();
-    let judged = Connection {
+    Connection {
         source: flow.source.identity.as_ref(),
         source_address: flow.source.address,
         destination,
         destination_address: flow.destination.address,
-    };
-    match proxy.mesh.snapshot().authorize(&judged) {
-        Decision::Allow => Ok(()),
-        Decision::Deny(denial) => Err(denial),
     }
 }
 

@@ -20,5 +20,5 @@ mod tests;
 
 pub use context::Proxy;
 pub use error::{ProxyError, Side, Stage, Target, TlsFault};
-pub use pod::{PodListeners, PodSockets, ProxiedPod};
+pub use pod::{PodAddresses, PodListeners, PodSockets, ProxiedPod};
 pub use settings::{ProxySettings, SameNode, Timeouts};

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpSocket;
 
 use crate::mesh::PodName;
@@ -14,9 +15,30 @@ use crate::mesh::PodName;
 #[derive(Clone, Debug)]
 pub struct ProxiedPod {
     pub name: PodName,
-    /// The pod's own addresses, both families.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: PodAddresses,
     pub sockets: Arc<dyn PodSockets>,
+}
+
+/// A pod's own addresses, both families, as they are now; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct PodAddresses(Arc<ArcSwap<Vec<IpAddr>>>);
+
+impl PodAddresses {
+    pub fn new(addresses: Vec<IpAddr>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(addresses)))
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.load().contains(&address)
+    }
+
+    pub fn to_vec(&self) -> Vec<IpAddr> {
+        self.0.load().to_vec()
+    }
+
+    pub fn set(&self, addresses: Vec<IpAddr>) {
+        self.0.store(Arc::new(addresses));
+    }
 }
 
 /// Sockets that carry the pod's addresses: created inside its network namespace.

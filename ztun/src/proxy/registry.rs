@@ -43,6 +43,10 @@ impl Registry {
         self.pods().remove(name)
     }
 
+    pub fn get(&self, name: &PodName) -> Option<Arc<LocalPod>> {
+        self.pods().get(name).cloned()
+    }
+
     pub fn all(&self) -> Vec<Arc<LocalPod>> {
         self.pods().values().cloned().collect()
     }
@@ -53,7 +57,7 @@ impl Registry {
         let pods = self.pods();
         let pod = pods.get(&workload.pod)?;
         let addresses = &pod.pod.addresses;
-        addresses.contains(&address).then(|| Arc::clone(pod))
+        addresses.contains(address).then(|| Arc::clone(pod))
     }
 
     fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<PodName, Arc<LocalPod>>> {

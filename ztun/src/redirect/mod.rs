@@ -5,12 +5,17 @@
 //! attachments are pinned: they outlive the daemon, whose listeners don't, and without listeners
 //! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
+mod addresses;
 mod bpf;
 mod cgroup;
+mod changes;
+mod follow;
 pub mod hierarchy;
 mod kernel;
+mod kubelet;
 mod link;
 mod listeners;
+mod maps;
 mod netlink;
 mod netns;
 mod pins;
@@ -26,7 +31,6 @@ use std::{
     collections::BTreeSet,
     error::Error,
     fmt,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -36,15 +40,18 @@ use thiserror::Error;
 
 use self::{
     cgroup::Cgroup,
+    maps::PodMaps,
     netns::Netns,
     pins::{Generation, PinDirectory},
     prepare::Prepared,
-    programs::Programs,
+    programs::{AttachError, Programs},
     rewritten::Rewritten,
 };
 pub use self::{
     cgroup::CgroupError,
+    follow::{AddressFollower, FollowError, Followed},
     kernel::{Feature, Finding, KernelError, KernelReport},
+    kubelet::{Kubelet, KubeletError, Probes},
     netns::NetnsError,
     pins::{PinError, PodId},
     prepare::PrepareError,
@@ -52,7 +59,10 @@ pub use self::{
     sockets::PodNetns,
     state::CaptureState,
 };
-use crate::{mesh::PodName, proxy::pod::PodListeners};
+use crate::{
+    mesh::PodName,
+    proxy::pod::{PodAddresses, PodListeners},
+};
 
 /// What a container runtime (or an operator) says of a pod that is to be captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,10 +94,10 @@ pub struct Redirect {
 /// A pod whose connections arrive at the daemon's listeners.
 #[derive(Debug)]
 pub struct CapturedPod {
-    /// The pod's own addresses, both families.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: PodAddresses,
     pub sockets: Arc<PodNetns>,
     pub listeners: PodListeners,
+    pub follower: AddressFollower,
 }
 
 /// Why the daemon can capture no pod at all.
@@ -120,11 +130,12 @@ impl Redirect {
     /// Checks that this kernel takes the programs, and opens the directory for pins: on a bpffs,
     /// which is mounted if there is none.
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
-        let programs = Programs::new()?;
-        programs.load(&[], &PodListeners::default())?;
+        let pins = PinDirectory::open(pin_directory)?;
+        let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
+        programs.load()?;
         Ok(Self {
             programs,
-            pins: PinDirectory::open(pin_directory)?,
+            pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
         })
@@ -138,25 +149,45 @@ impl Redirect {
         let netns = self.open_netns(sandbox)?;
         let cgroup = Cgroup::open(&sandbox.cgroup)?;
         let _changing = self.lock();
-        let prepared = netns.run(prepare::prepare)??;
-        let rewritten = match self.attach(sandbox, &netns, &cgroup, &prepared) {
-            Ok(rewritten) => rewritten,
+        let mut prepared = netns.run(prepare::prepare)??;
+        let (maps, rewritten) = match self.attach(sandbox, &netns, &cgroup, &prepared) {
+            Ok(attached) => attached,
             Err(error) => {
-                netns.run(|| prepared.into_changes().undo())?;
+                let changes = prepared.take_changes();
+                netns.run(|| changes.undo())?;
                 return Err(error);
             }
         };
-        let addresses = prepared.addresses;
+        let source = prepared.addresses.source(None);
+        let addresses = PodAddresses::new(prepared.addresses.own);
+        let sockets = Arc::new(PodNetns::new(
+            netns,
+            addresses.clone(),
+            rewritten,
+            Arc::clone(&self.home),
+        ));
         Ok(CapturedPod {
-            sockets: Arc::new(PodNetns::new(
-                netns,
+            follower: AddressFollower::new(
+                Arc::clone(&sockets),
+                prepared.later,
+                maps,
                 addresses.clone(),
-                rewritten,
-                Arc::clone(&self.home),
-            )),
+                source,
+            ),
             addresses,
+            sockets,
             listeners: prepared.listeners,
         })
+    }
+
+    /// Makes a pod's capture true to the addresses that the pod has now. Blocks for some
+    /// milliseconds.
+    ///
+    /// Nothing that is open is touched, and an address that is not yet followed is closed.
+    pub fn catch_up(&self, follower: &mut AddressFollower) -> Result<Followed, FollowError> {
+        // An enrolment of the same pod that fails would take back what is needed here.
+        let _changing = self.lock();
+        follower.catch_up()
     }
 
     /// Sets a pod free; also one whose namespace is gone, or that was never captured.
@@ -219,6 +250,12 @@ impl Redirect {
         state::verdicts(self, sandbox)
     }
 
+    /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier
+    /// daemon attached for that.
+    pub fn follow_kubelet(&self, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
+        kubelet::follow(&self.pins, kubelet, anew)
+    }
+
     fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {
         let netns = Netns::open(&sandbox.netns)?;
         if netns.id() == self.home.id() {
@@ -236,25 +273,34 @@ impl Redirect {
         netns: &Netns,
         cgroup: &Cgroup,
         prepared: &Prepared,
-    ) -> Result<Rewritten, EnrolError> {
-        let programs = self
-            .programs
-            .load(&prepared.addresses, &prepared.listeners)?;
+    ) -> Result<(PodMaps, Rewritten), EnrolError> {
+        let programs = self.programs.load()?;
         let rewritten = programs.rewritten()?;
         let pod = PodId::of(sandbox);
         let previous = self.pins.generations(&pod);
         let generation = self.pins.create(&pod)?;
-        if let Err(error) = programs.attach(netns, cgroup, &generation) {
-            self.pins.remove(&pod, &generation)?;
-            return Err(error.into());
-        }
+        let attach = || -> Result<PodMaps, AttachError> {
+            programs.pin_maps(&generation)?;
+            let mut maps = PodMaps::open(&generation)?;
+            maps.set_addresses(&prepared.addresses.own)?;
+            maps.add_listeners(&prepared.listeners)?;
+            programs.attach(netns, cgroup, &generation)?;
+            Ok(maps)
+        };
+        let maps = match attach() {
+            Ok(maps) => maps,
+            Err(error) => {
+                self.pins.remove(&pod, &generation)?;
+                return Err(error.into());
+            }
+        };
         for generation in &previous {
             if let Err(error) = self.pins.remove(&pod, generation) {
                 // It has no listeners, or soon none: it refuses, and the pod is not free.
                 tracing::warn!(pod = %sandbox.pod, %error, "cannot take off an earlier capture");
             }
         }
-        Ok(rewritten)
+        Ok((maps, rewritten))
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
@@ -285,11 +331,11 @@ impl fmt::Debug for Redirect {
     }
 }
 
-impl From<programs::AttachError> for EnrolError {
-    fn from(error: programs::AttachError) -> Self {
+impl From<AttachError> for EnrolError {
+    fn from(error: AttachError) -> Self {
         match error {
-            programs::AttachError::Programs(error) => error.into(),
-            programs::AttachError::Pin(error) => error.into(),
+            AttachError::Programs(error) => error.into(),
+            AttachError::Pin(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkUnspec,
     packet_route::{
-        address::{AddressAttribute, AddressMessage},
+        address::AddressMessage,
         link::{LinkFlags, LinkMessage},
     },
 };
@@ -67,23 +67,12 @@ impl Netlink {
             })
     }
 
-    /// The namespace's addresses, except for loopback's and link-local IPv6 ones.
-    pub fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
-        let messages: Vec<_> = self.request(
+    /// The namespace's addresses, in the kernel's order: by interface, and primary ones first.
+    pub fn addresses(&self) -> Result<Vec<AddressMessage>, NetlinkError> {
+        self.request(
             "list the pod's addresses",
             self.handle.address().get().execute().try_collect(),
-        )?;
-        let mut addresses: Vec<IpAddr> = messages
-            .iter()
-            .filter_map(own_end)
-            .filter(|ip| match ip {
-                IpAddr::V4(ip) => !ip.is_loopback(),
-                IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-            })
-            .collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(addresses)
+        )
     }
 
     /// The interfaces that are up, except for loopback.
@@ -120,20 +109,4 @@ pub fn family_of(ip: IpAddr) -> Family {
         IpAddr::V4(_) => Family::V4,
         IpAddr::V6(_) => Family::V6,
     }
-}
-
-/// On a point-to-point link `Address` is the peer's and `Local` this end's; elsewhere IPv6 has
-/// only `Address`.
-fn own_end(message: &AddressMessage) -> Option<IpAddr> {
-    let attributes = &message.attributes;
-    let local = attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    local.or_else(|| {
-        attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        })
-    })
 }

@@ -1,5 +1,7 @@
 //! Where capture outlives the daemon: `<directory>/v1/<pod>/<generation>/<link or map>` on a bpffs.
 //!
+//! What is the node's own lies in `<directory>/v1-node`.
+//!
 //! A pod has one generation, but for the moment in which a new one takes over from the old.
 
 use std::{
@@ -21,6 +23,12 @@ use super::{
 /// The layout's version: a daemon leaves another version's pins alone.
 const LAYOUT: &str = "v1";
 
+/// As that, for what is the node's own.
+const NODE_LAYOUT: &str = "v1-node";
+
+/// The link of the program that is the node's own.
+pub const NODE_PROGRAM: &str = "probe";
+
 /// Where the kernel has a directory for a bpffs.
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
 
@@ -31,10 +39,11 @@ pub const LINKS: [&str; 4] = ["capture4", "capture6", "note", "steer"];
 /// A generation's maps.
 pub const MAPS: [&str; 3] = ["LISTENERS", "ADDRESSES", "VERDICTS"];
 
-/// The directory with every pod's pins.
+/// The directory with all pins.
 #[derive(Debug)]
 pub struct PinDirectory {
     pods: PathBuf,
+    node: PathBuf,
 }
 
 /// What a pod's pins are filed under: its UID, or its namespace and name where it has none.
@@ -92,9 +101,15 @@ impl PinDirectory {
             })?;
             tracing::warn!(mount_point = %mount_point.display(), "no bpffs was mounted: mounted one");
         }
-        let pods = directory.join(LAYOUT);
+        let (pods, node) = (directory.join(LAYOUT), directory.join(NODE_LAYOUT));
         fs::create_dir_all(&pods).map_err(failed)?;
-        Ok(Self { pods })
+        fs::create_dir_all(&node).map_err(failed)?;
+        Ok(Self { pods, node })
+    }
+
+    /// Where the node's own link or map of this name is pinned.
+    pub fn of_node(&self, name: &str) -> PathBuf {
+        self.node.join(name)
     }
 
     /// Every pod that has pins.

@@ -1,14 +1,16 @@
-//! What capture needs in a pod's network namespace before programs are attached.
+//! What capture needs in a pod's network namespace beside programs.
 
-use std::net::IpAddr;
+use std::{io, net::Ipv4Addr};
 
 use thiserror::Error;
 use ztun_common::Family;
 
 use super::{
+    addresses::NamespaceAddresses,
+    changes::Changes as AddressChanges,
     listeners::{self, ListenError},
-    netlink::{Netlink, NetlinkError, family_of},
-    routes::{self, Added},
+    netlink::{Netlink, NetlinkError},
+    routes::{self, Added, Captured},
     sysctl::{Sysctl, SysctlError},
 };
 use crate::proxy::pod::PodListeners;
@@ -27,7 +29,9 @@ const LOOPBACK_V6_DISABLED: Sysctl = Sysctl("net/ipv6/conf/lo/disable_ipv6");
 
 /// A network namespace that is ready for capture.
 pub struct Prepared {
-    pub addresses: Vec<IpAddr>,
+    pub addresses: NamespaceAddresses,
+    /// Tells of what changed since the addresses were read.
+    pub later: AddressChanges,
     pub listeners: PodListeners,
     changes: Changes,
 }
@@ -45,6 +49,8 @@ pub enum PrepareError {
         "the pod has no address but loopback's: enrol it after its network is set up (the CNI plugin comes last in the chain)"
     )]
     NoAddress,
+    #[error("cannot subscribe to the pod's address changes: {0}")]
+    Subscribe(io::Error),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
@@ -57,7 +63,8 @@ pub enum PrepareError {
 /// loopback interface is up.
 pub fn prepare() -> Result<Prepared, PrepareError> {
     let netlink = Netlink::connect()?;
-    let addresses = netlink.addresses()?;
+    let later = AddressChanges::subscribe().map_err(PrepareError::Subscribe)?;
+    let addresses = NamespaceAddresses::read(&netlink)?;
     if addresses.is_empty() {
         return Err(PrepareError::NoAddress);
     }
@@ -65,6 +72,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
     match change(&netlink, &addresses, &mut changes) {
         Ok(listeners) => Ok(Prepared {
             addresses,
+            later,
             listeners,
             changes,
         }),
@@ -76,8 +84,8 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
 }
 
 impl Prepared {
-    pub fn into_changes(self) -> Changes {
-        self.changes
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 }
 
@@ -104,22 +112,11 @@ impl Changes {
     }
 }
 
-/// The families in which the pod has an address. In another one there is no listener either, so
-/// connections are refused at once, as they would fail without capture.
-pub fn families(addresses: &[IpAddr]) -> Vec<Family> {
-    [Family::V4, Family::V6]
-        .into_iter()
-        .filter(|&family| addresses.iter().any(|&ip| family_of(ip) == family))
-        .collect()
-}
-
-fn change(
-    netlink: &Netlink,
-    addresses: &[IpAddr],
-    changes: &mut Changes,
-) -> Result<PodListeners, PrepareError> {
-    netlink.bring_loopback_up()?;
-    let families = families(addresses);
+/// Sets the sysctls and opens the listeners of the given families.
+///
+/// In a family in which the pod has no address there is no listener either, so connections are
+/// refused at once, as they would fail without capture.
+pub fn open(families: &[Family], changes: &mut Changes) -> Result<PodListeners, PrepareError> {
     if families.contains(&Family::V6) {
         changes.set(LOOPBACK_V6_DISABLED, "0")?;
     }
@@ -129,13 +126,33 @@ fn change(
             changes.set(sysctl, value)?;
         }
     }
-    let listeners = listeners::open(&families)?;
-    for family in families {
-        let source = addresses.iter().find(|&&ip| family_of(ip) == family);
-        if let Some(&source) = source {
-            routes::install(netlink, source, &mut changes.added)?;
-        }
+    Ok(listeners::open(families)?)
+}
+
+/// Installs the routes of every family in which the pod has an address.
+pub fn route(
+    netlink: &Netlink,
+    addresses: &NamespaceAddresses,
+    source: Option<Ipv4Addr>,
+    changes: &mut Changes,
+) -> Result<(), PrepareError> {
+    if let Some(source) = source {
+        routes::install(netlink, Captured::V4 { source }, &mut changes.added)?;
     }
+    if addresses.families.contains(&Family::V6) {
+        routes::install(netlink, Captured::V6, &mut changes.added)?;
+    }
+    Ok(())
+}
+
+fn change(
+    netlink: &Netlink,
+    addresses: &NamespaceAddresses,
+    changes: &mut Changes,
+) -> Result<PodListeners, PrepareError> {
+    netlink.bring_loopback_up()?;
+    let listeners = open(&addresses.families, changes)?;
+    route(netlink, addresses, addresses.source(None), changes)?;
     Ok(listeners)
 }
 

@@ -1,31 +1,27 @@
 //! The kernel programs: loading a pod's own copies of them, and attaching those.
 
 use std::{
-    net::IpAddr,
-    os::fd::AsRawFd as _,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapError, SockHash},
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
     },
 };
 use thiserror::Error;
-use ztun_common::{Address, MAX_ADDRESSES};
+use ztun_common::MAX_ADDRESSES;
 
 use super::{
     cgroup::Cgroup,
-    listeners,
     netns::Netns,
-    pins::{Generation, LINKS, MAPS, PinError},
+    pins::{Generation, LINKS, MAPS, NODE_PROGRAM, PinError},
     rewritten::Rewritten,
     with_causes,
 };
-use crate::proxy::pod::PodListeners;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztun-ebpf"));
 
@@ -81,27 +77,33 @@ pub struct ProgramReport {
     pub verdict: Result<(), String>,
 }
 
+/// The file that all programs and maps are loaded from.
+pub fn object() -> Result<&'static [u8], ProgramsError> {
+    if OBJECT.is_empty() {
+        return Err(ProgramsError::NotBuilt);
+    }
+    Ok(OBJECT)
+}
+
 impl Programs {
-    pub fn new() -> Result<Self, ProgramsError> {
-        if OBJECT.is_empty() {
-            return Err(ProgramsError::NotBuilt);
-        }
+    /// The pods' programs will share the maps that are pinned at these paths; they are made where
+    /// there is none.
+    pub fn new(shared: &[(&'static str, PathBuf)]) -> Result<Self, ProgramsError> {
+        object()?;
         let mut loader = EbpfLoader::new();
         // No program needs the kernel's types, and they take longer to read than all the rest.
         loader.btf(None);
+        for (map, path) in shared {
+            loader.map_pin_path(map, path.clone());
+        }
         Ok(Self {
             loader: Mutex::new(loader),
         })
     }
 
     /// Loads programs and maps for one pod.
-    pub fn load(
-        &self,
-        addresses: &[IpAddr],
-        listeners: &PodListeners,
-    ) -> Result<PodPrograms, ProgramsError> {
+    pub fn load(&self) -> Result<PodPrograms, ProgramsError> {
         let mut pod = self.load_object()?;
-        pod.fill(addresses, listeners)?;
         for name in LINKS {
             pod.load_program(name)?;
         }
@@ -120,19 +122,14 @@ impl Programs {
 
 /// Loads every program into the running kernel's verifier; nothing stays behind.
 pub fn verify_all() -> Result<Vec<ProgramReport>, ProgramsError> {
-    let mut pod = Programs::new()?.load_object()?;
-    LINKS.into_iter().map(|name| pod.verify(name)).collect()
+    let mut pod = Programs::new(&[])?.load_object()?;
+    let names = LINKS.into_iter().chain([NODE_PROGRAM]);
+    names.map(|name| pod.verify(name)).collect()
 }
 
 impl PodPrograms {
-    /// Attaches the programs and pins them with their maps. Whoever gets an error takes the
-    /// generation off.
-    pub fn attach(
-        mut self,
-        netns: &Netns,
-        cgroup: &Cgroup,
-        generation: &Generation,
-    ) -> Result<(), AttachError> {
+    /// Pins the maps. Whoever gets an error, from here or from `attach`, takes the generation off.
+    pub fn pin_maps(&self, generation: &Generation) -> Result<(), AttachError> {
         for name in MAPS {
             let map = self.0.map(name).ok_or(ProgramsError::Absent(name))?;
             let path = generation.path(name);
@@ -141,6 +138,16 @@ impl PodPrograms {
                 reason: with_causes(&error),
             })?;
         }
+        Ok(())
+    }
+
+    /// Attaches the programs and pins them.
+    pub fn attach(
+        mut self,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        generation: &Generation,
+    ) -> Result<(), AttachError> {
         // What arrives is steered before anything is sent to arrive.
         for name in LINKS.into_iter().rev() {
             let link = self.attach_program(name, netns, cgroup)?;
@@ -161,46 +168,6 @@ impl PodPrograms {
             map: name,
             reason: error.to_string(),
         })
-    }
-
-    fn fill(
-        &mut self,
-        addresses: &[IpAddr],
-        pod_listeners: &PodListeners,
-    ) -> Result<(), ProgramsError> {
-        if addresses.len() > MAX_ADDRESSES as usize {
-            return Err(ProgramsError::TooManyAddresses(addresses.len()));
-        }
-        let failed = |map| {
-            move |error: MapError| ProgramsError::Map {
-                map,
-                reason: with_causes(&error),
-            }
-        };
-        let map = "ADDRESSES";
-        let mut own: HashMap<_, [u8; 16], u8> = self
-            .0
-            .map_mut(map)
-            .ok_or(ProgramsError::Absent(map))?
-            .try_into()
-            .map_err(failed(map))?;
-        for &ip in addresses {
-            own.insert(Address::from(ip).to_bytes(), 1, 0)
-                .map_err(failed(map))?;
-        }
-        let map = "LISTENERS";
-        let mut sockets: SockHash<_, u32> = self
-            .0
-            .map_mut(map)
-            .ok_or(ProgramsError::Absent(map))?
-            .try_into()
-            .map_err(failed(map))?;
-        for (key, listener) in listeners::keyed(pod_listeners) {
-            sockets
-                .insert(key.index(), listener.as_raw_fd(), 0)
-                .map_err(failed(map))?;
-        }
-        Ok(())
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), ProgramsError> {
@@ -280,7 +247,7 @@ fn needs(program: &str) -> &'static str {
     }
 }
 
-fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
+pub fn refused(program: &'static str, error: &ProgramError) -> ProgramsError {
     let (reason, log) = match error {
         ProgramError::LoadError {
             io_error,
@@ -312,7 +279,7 @@ fn attach_to_cgroup(program: &mut CgroupSockAddr, cgroup: &Cgroup) -> Result<FdL
         .map_err(|error: LinkError| with_causes(&error))
 }
 
-fn attach_sock_ops(program: &mut SockOps, cgroup: &Cgroup) -> Result<FdLink, String> {
+pub fn attach_sock_ops(program: &mut SockOps, cgroup: &Cgroup) -> Result<FdLink, String> {
     let reason = |error: ProgramError| with_causes(&error);
     let link = program
         .attach(cgroup.file(), CgroupAttachMode::Single)

@@ -7,7 +7,7 @@ use rtnetlink::{
     IpVersion, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -20,6 +20,17 @@ const TABLE: u32 = MARK;
 /// Where the rules for captured packets stand: after `local` (0), before anything else.
 const PREFERENCE: u32 = 100;
 
+/// Captured packets of one family.
+#[derive(Clone, Copy, Debug)]
+pub enum Captured {
+    V4 {
+        /// The address that captured connections show if their sockets aren't bound to one.
+        source: Ipv4Addr,
+    },
+    /// Their source is chosen as that of others.
+    V6,
+}
+
 /// What was added to a namespace and was not there before.
 #[derive(Debug)]
 pub enum Added {
@@ -27,17 +38,17 @@ pub enum Added {
     Route(RouteMessage),
 }
 
-/// Routes packets with the mark to loopback, and nowhere if that route is gone.
+/// Routes a family's packets with the mark to loopback, and nowhere if that route is gone.
 ///
-/// What is there already stays; `added` gets what was not. `source` is the address that captured
-/// connections show.
+/// What is there already stays, or is replaced where it shows another source; `added` gets what was
+/// not there.
 pub fn install(
     netlink: &Netlink,
-    source: IpAddr,
+    captured: Captured,
     added: &mut Vec<Added>,
 ) -> Result<(), NetlinkError> {
-    match source {
-        IpAddr::V4(source) => {
+    let family = match captured {
+        Captured::V4 { source } => {
             add_route(netlink, v4_route(LOOPBACK_INTERFACE, source), added)?;
             // A process may bind its socket to an interface after it connected. No route with the
             // mark leads there, and IPv4 would then take the destination for a neighbour and send
@@ -45,10 +56,13 @@ pub fn install(
             for interface in netlink.interfaces()? {
                 add_route(netlink, v4_route(interface, source), added)?;
             }
+            Family::V4
         }
-        IpAddr::V6(_) => add_route(netlink, v6_route(), added)?,
-    }
-    let family = super::netlink::family_of(source);
+        Captured::V6 => {
+            add_route(netlink, v6_route(), added)?;
+            Family::V6
+        }
+    };
     add_rule(netlink, lookup_rule(family), added)?;
     add_rule(netlink, fence_rule(family), added)
 }
@@ -66,8 +80,12 @@ pub fn remove(netlink: &Netlink, added: Added) -> Result<(), NetlinkError> {
     }
 }
 
-/// What of a family's rules and routes is missing.
-pub fn missing(netlink: &Netlink, family: Family) -> Result<Option<&'static str>, NetlinkError> {
+/// What of a family's rules and routes is missing in a pod with these addresses.
+pub fn missing(
+    netlink: &Netlink,
+    family: Family,
+    own: &[IpAddr],
+) -> Result<Option<&'static str>, NetlinkError> {
     let version = match family {
         Family::V4 => IpVersion::V4,
         Family::V6 => IpVersion::V6,
@@ -102,7 +120,7 @@ pub fn missing(netlink: &Netlink, family: Family) -> Result<Option<&'static str>
             .execute()
             .try_collect(),
     )?;
-    let routed = routes.iter().any(|route| {
+    let route = routes.iter().find(|route| {
         route.header.kind == RouteType::Local
             && route.header.destination_prefix_length == 0
             && route.attributes.contains(&RouteAttribute::Table(TABLE))
@@ -110,7 +128,14 @@ pub fn missing(netlink: &Netlink, family: Family) -> Result<Option<&'static str>
                 .attributes
                 .contains(&RouteAttribute::Oif(LOOPBACK_INTERFACE))
     });
-    Ok((!routed).then_some("the route for captured packets is missing"))
+    let Some(route) = route else {
+        return Ok(Some("the route for captured packets is missing"));
+    };
+    let is_own = route.attributes.iter().all(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(source)) => own.contains(&(*source).into()),
+        _ => true,
+    });
+    Ok((!is_own).then_some("captured packets show an address that the pod has no longer"))
 }
 
 fn add_route(

@@ -11,14 +11,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
 use ztun_common::MARK;
 
-use super::{netns::Netns, rewritten::Rewritten};
-use crate::proxy::pod::PodSockets;
+use super::{
+    netns::{Netns, NetnsError},
+    rewritten::Rewritten,
+};
+use crate::proxy::pod::{PodAddresses, PodSockets};
 
 /// A captured pod's network namespace.
 #[derive(Debug)]
 pub struct PodNetns {
     pod: Netns,
-    addresses: Vec<IpAddr>,
+    addresses: PodAddresses,
     rewritten: Rewritten,
     /// The daemon's own namespace.
     home: Arc<Netns>,
@@ -27,7 +30,7 @@ pub struct PodNetns {
 impl PodNetns {
     pub(super) fn new(
         pod: Netns,
-        addresses: Vec<IpAddr>,
+        addresses: PodAddresses,
         rewritten: Rewritten,
         home: Arc<Netns>,
     ) -> Self {
@@ -43,6 +46,11 @@ impl PodNetns {
     /// after the runtime has removed it, so the caller has to ask.
     pub fn is_alive(&self) -> bool {
         self.pod.is_reachable()
+    }
+
+    /// Runs `work` in the pod's namespace, on a thread of its own.
+    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        self.pod.run(work)
     }
 
     /// A TCP socket of the address's family, made in the pod's namespace: it stays there.
@@ -72,7 +80,7 @@ impl PodSockets for PodNetns {
         let socket = self.socket(client)?;
         // The port is chosen by connect(), so that one client may hold more than 64 K connections.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        if self.addresses.contains(&client) {
+        if self.addresses.contains(client) {
             // The pod through its own service. `steer` lets it pass, and the kernel would not find
             // a socket that is bound to `lo` when the answer comes: between own addresses it shows
             // their interface.

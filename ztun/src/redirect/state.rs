@@ -1,21 +1,23 @@
 //! Reading from the kernel whether a pod is captured.
 
-use std::{collections::HashSet, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockHash};
+use aya::maps::{Map, MapData, PerCpuArray};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use ztun_common::{Address, Listener, ListenerKey, Verdict};
+use ztun_common::{Listener, Verdict};
 
 use super::{
-    CgroupError, NetnsError, PodId, PodSandbox, Redirect,
+    CgroupError, NetnsError, PodId, PodSandbox, ProgramsError, Redirect,
+    addresses::NamespaceAddresses,
     cgroup::Cgroup,
     link::{Attachment, PinnedLink},
+    maps::PodMaps,
     netlink::{Netlink, NetlinkError},
     netns::Netns,
     pins::{Generation, LINKS},
-    prepare::{SYSCTLS, families},
-    routes, with_causes,
+    prepare::SYSCTLS,
+    routes,
 };
 
 /// Whether the kernel captures a pod.
@@ -51,12 +53,14 @@ enum Gap {
     NotEnrolled,
     #[error("the program {0} is not attached to the pod")]
     NotAttached(&'static str),
-    #[error("the map {0} can't be read: {1}")]
-    Map(&'static str, String),
+    #[error(transparent)]
+    Maps(#[from] ProgramsError),
     #[error("no {0:?} listener lives: its connections are refused; is the daemon serving the pod?")]
     NoListener(Listener),
-    #[error("the pod's address {0} came after its enrolment: enrol it again")]
+    #[error("the pod's address {0} is new to the daemon; if that lasts, its log says why")]
     NewAddress(IpAddr),
+    #[error("{0} still counts as the pod's own; if that lasts, the daemon's log says why")]
+    FormerAddress(IpAddr),
     #[error("the sysctl {0} was changed")]
     Sysctl(&'static str),
     #[error("{0}")]
@@ -95,9 +99,8 @@ fn find_gap(redirect: &Redirect, sandbox: &PodSandbox) -> Result<(), Gap> {
     let cgroup = Cgroup::open(&sandbox.cgroup)?;
     let generation = newest(redirect, sandbox).ok_or(Gap::NotEnrolled)?;
     check_links(&generation, &netns, &cgroup)?;
-    let own = own_addresses(&generation)?;
-    let listening = listener_keys(&generation)?;
-    netns.run(|| check_inside(&own, &listening))?
+    let maps = PodMaps::open(&generation)?;
+    netns.run(|| check_inside(&maps))?
 }
 
 fn newest(redirect: &Redirect, sandbox: &PodSandbox) -> Option<Generation> {
@@ -120,46 +123,24 @@ fn check_links(generation: &Generation, netns: &Netns, cgroup: &Cgroup) -> Resul
     Ok(())
 }
 
-fn own_addresses(generation: &Generation) -> Result<HashSet<[u8; 16]>, Gap> {
-    let name = "ADDRESSES";
-    let failed = |error: MapError| Gap::Map(name, with_causes(&error));
-    let map = MapData::from_pin(generation.path(name)).map_err(failed)?;
-    HashMap::<_, [u8; 16], u8>::try_from(Map::HashMap(map))
-        .map_err(failed)?
-        .keys()
-        .collect::<Result<_, _>>()
-        .map_err(failed)
-}
-
-/// The keys of the listeners that live: the kernel takes out a listener that is closed.
-fn listener_keys(generation: &Generation) -> Result<HashSet<u32>, Gap> {
-    let name = "LISTENERS";
-    let failed = |error: MapError| Gap::Map(name, with_causes(&error));
-    let map = MapData::from_pin(generation.path(name)).map_err(failed)?;
-    SockHash::<_, u32>::try_from(Map::SockHash(map))
-        .map_err(failed)?
-        .keys()
-        .collect::<Result<_, _>>()
-        .map_err(failed)
-}
-
 /// Checks what lies in the calling thread's namespace.
-fn check_inside(own: &HashSet<[u8; 16]>, listening: &HashSet<u32>) -> Result<(), Gap> {
+fn check_inside(maps: &PodMaps) -> Result<(), Gap> {
     let netlink = Netlink::connect()?;
-    let addresses = netlink.addresses()?;
-    if let Some(ip) = addresses
-        .iter()
-        .find(|&&ip| !own.contains(&Address::from(ip).to_bytes()))
-    {
+    let found = NamespaceAddresses::read(&netlink)?;
+    let known = maps.addresses()?;
+    if let Some(ip) = found.own.iter().find(|ip| !known.contains(ip)) {
         return Err(Gap::NewAddress(*ip));
     }
-    for family in families(&addresses) {
+    if let Some(ip) = known.iter().find(|ip| !found.own.contains(ip)) {
+        return Err(Gap::FormerAddress(*ip));
+    }
+    for family in found.families {
         for listener in Listener::ALL {
-            if !listening.contains(&ListenerKey::new(listener, family).index()) {
+            if !maps.has_listener(listener, family)? {
                 return Err(Gap::NoListener(listener));
             }
         }
-        if let Some(missing) = routes::missing(&netlink, family)? {
+        if let Some(missing) = routes::missing(&netlink, family, &found.own)? {
             return Err(Gap::Routing(missing));
         }
     }

@@ -2,6 +2,7 @@
 
 mod footprint;
 mod machine;
+mod policy;
 mod process;
 mod report;
 mod soak;
@@ -22,6 +23,7 @@ use self::report::Report;
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 enum Bench {
     Footprint(footprint::Args),
+    Policy(policy::Args),
     Soak(soak::Args),
 }
 
@@ -37,13 +39,15 @@ fn main() -> ExitCode {
 }
 
 fn run(bench: &Bench) -> Result<Report> {
-    if let Err(reason) = can_run_daemons() {
+    let drives_daemons = !matches!(bench, Bench::Policy(_));
+    if drives_daemons && let Err(reason) = can_run_daemons() {
         bail!("benchmarks can't run here: {reason}");
     }
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     runtime.block_on(async {
         match bench {
             Bench::Footprint(args) => footprint::run(args).await,
+            Bench::Policy(args) => policy::run(args),
             Bench::Soak(args) => soak::run(args).await,
         }
     })

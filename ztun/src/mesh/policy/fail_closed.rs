@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Denial, Selector};
+use super::{
+    Connection, Denial, PolicyKey, Selector,
+    index::{Entry, Index},
+};
 use crate::mesh::workload::Workload;
 
 /// A policy that this version doesn't support, or that could not be read.
@@ -20,19 +23,31 @@ pub struct Target {
     pub selector: Selector,
 }
 
-impl FailClosed {
-    pub(super) fn check(&self, destination: &Workload) -> Option<Denial> {
-        self.target
-            .selects(destination)
-            .then(|| self.denial.clone())
-    }
-}
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FailClosedPolicies(Index<Denial>);
 
-impl Target {
-    pub fn selects(&self, workload: &Workload) -> bool {
-        let namespace = self.namespace.as_ref();
-        namespace.is_none_or(|namespace| *namespace == workload.pod.namespace)
-            && self.selector.matches(&workload.labels)
+impl FailClosedPolicies {
+    pub(super) fn insert(&mut self, key: PolicyKey, policy: FailClosed) {
+        self.0.insert(Entry::new(key, policy.target, policy.denial));
+    }
+
+    pub(super) fn remove(&mut self, key: &PolicyKey) {
+        self.0.remove(key);
+    }
+
+    pub(super) fn check(&self, connection: &Connection<'_>) -> Option<Denial> {
+        let applying = self.0.applying(connection.destination);
+        let first = applying.min_by_key(|entry| &entry.key)?;
+        Some(first.policy.clone())
+    }
+
+    /// Those that are for `destination`, by key.
+    pub(super) fn applying(&self, destination: &Workload) -> Vec<Denial> {
+        let mut entries: Vec<_> = self.0.applying(destination).collect();
+        entries.sort_unstable_by_key(|entry| &entry.key);
+        let denials = entries.into_iter().map(|entry| entry.policy.clone());
+        denials.collect()
     }
 }
 

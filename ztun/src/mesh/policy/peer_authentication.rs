@@ -1,15 +1,14 @@
 //! `security.istio.io` `PeerAuthentication`: where mutual TLS is required.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Connection, Denial, Selector};
+use super::{
+    Connection, Denial, PolicyKey, PolicyKind, Selector, Target,
+    index::{Entry, Index},
+};
 use crate::mesh::workload::Workload;
 
 /// What a policy asks of connections. A mode that is unset is an absent `MtlsMode`: it inherits.
@@ -35,79 +34,92 @@ pub struct PeerAuthentication {
 }
 
 /// All of them, arranged by what they cover.
+///
+/// A policy of the root namespace covers the mesh, unless it has a selector: then it covers the
+/// root namespace's own workloads.
 #[derive(Clone, Debug, Default)]
-pub struct PeerAuthentications {
-    mesh: Option<Arc<PeerAuthentication>>,
-    namespaces: HashMap<Arc<str>, Namespace>,
-}
+pub struct PeerAuthentications(Index<PeerAuthentication>);
 
-#[derive(Clone, Debug, Default)]
-struct Namespace {
-    whole: Option<Arc<PeerAuthentication>>,
-    /// With selectors, the oldest first.
-    workloads: Vec<Arc<PeerAuthentication>>,
+/// The policies for one workload, the oldest of each kind.
+#[derive(Default)]
+struct Applying<'a> {
+    selected: Option<&'a PeerAuthentication>,
+    namespace: Option<&'a PeerAuthentication>,
+    mesh: Option<&'a PeerAuthentication>,
 }
 
 impl PeerAuthentications {
-    /// The oldest policy wins where several cover the same; one of unknown age counts as youngest,
-    /// and the name decides between equals.
-    ///
-    /// A policy of the root namespace covers the mesh, unless it has a selector: then it covers
-    /// the root namespace's own workloads.
     pub fn new(
         root_namespace: &str,
         policies: impl IntoIterator<Item = PeerAuthentication>,
     ) -> Self {
-        let mut policies: Vec<_> = policies.into_iter().map(Arc::new).collect();
-        policies.sort_by_key(|policy| {
-            (
-                policy.created.is_none(),
-                policy.created,
-                Arc::clone(&policy.name),
-            )
-        });
         let mut all = Self::default();
         for policy in policies {
-            if policy.selector.is_empty() && *policy.namespace == *root_namespace {
-                all.mesh.get_or_insert(policy);
-                continue;
-            }
-            let namespace = all
-                .namespaces
-                .entry(Arc::clone(&policy.namespace))
-                .or_default();
-            if policy.selector.is_empty() {
-                namespace.whole.get_or_insert(policy);
-            } else {
-                namespace.workloads.push(policy);
-            }
+            let kind = PolicyKind::PeerAuthentication;
+            let key = PolicyKey::new(kind, &policy.namespace, &policy.name);
+            all.remove(&key);
+            all.insert(root_namespace, key, policy);
         }
         all
     }
 
+    pub(super) fn insert(
+        &mut self,
+        root_namespace: &str,
+        key: PolicyKey,
+        policy: PeerAuthentication,
+    ) {
+        let covers_mesh = policy.selector.is_empty() && *policy.namespace == *root_namespace;
+        let target = Target {
+            namespace: (!covers_mesh).then(|| Arc::clone(&policy.namespace)),
+            selector: policy.selector.clone(),
+        };
+        self.0.insert(Entry::new(key, target, policy));
+    }
+
+    pub(super) fn remove(&mut self, key: &PolicyKey) {
+        self.0.remove(key);
+    }
+
     /// The mode in force on a workload's port, and the policy that sets it; `None` where nothing
     /// is set, which is [`MtlsMode::Permissive`].
+    ///
+    /// The oldest policy wins where several cover the same; one of unknown age counts as youngest,
+    /// and the name decides between equals.
     pub fn effective(
         &self,
         workload: &Workload,
         port: u16,
     ) -> Option<(MtlsMode, &PeerAuthentication)> {
-        let namespace = self.namespaces.get(&workload.pod.namespace);
-        let selected = namespace.and_then(|namespace| {
-            let mut policies = namespace.workloads.iter();
-            policies.find(|policy| policy.selector.matches(&workload.labels))
-        });
-        let on_port = selected.and_then(|policy| {
+        let applying = self.applying(workload);
+        let on_port = applying.selected.and_then(|policy| {
             let mode = policy.port_modes.get(&port).copied().flatten()?;
-            Some((mode, policy.as_ref()))
+            Some((mode, policy))
         });
-        let whole = namespace.and_then(|namespace| namespace.whole.as_ref());
         on_port.or_else(|| {
-            [selected, whole, self.mesh.as_ref()]
+            [applying.selected, applying.namespace, applying.mesh]
                 .into_iter()
                 .flatten()
-                .find_map(|policy| Some((policy.mode?, policy.as_ref())))
+                .find_map(|policy| Some((policy.mode?, policy)))
         })
+    }
+
+    fn applying(&self, workload: &Workload) -> Applying<'_> {
+        let mut applying = Applying::default();
+        for entry in self.0.applying(workload) {
+            let policy = &entry.policy;
+            let oldest = if !policy.selector.is_empty() {
+                &mut applying.selected
+            } else if entry.covers_mesh() {
+                &mut applying.mesh
+            } else {
+                &mut applying.namespace
+            };
+            if oldest.is_none_or(|oldest| policy.age() < oldest.age()) {
+                *oldest = Some(policy);
+            }
+        }
+        applying
     }
 
     pub(super) fn check(&self, connection: &Connection<'_>) -> Option<Denial> {
@@ -119,9 +131,17 @@ impl PeerAuthentications {
             Some((MtlsMode::Strict, policy)) => Some(Denial {
                 policy: policy.to_string().into(),
                 reason: "mode STRICT requires mutual TLS and the connection is plaintext".into(),
+                hint: "enrol the client, or make this port PERMISSIVE while clients move".into(),
             }),
             Some((MtlsMode::Permissive, _)) | None => None,
         }
+    }
+}
+
+impl PeerAuthentication {
+    /// In order: the oldest first.
+    fn age(&self) -> (bool, Option<OffsetDateTime>, &str) {
+        (self.created.is_none(), self.created, &self.name)
     }
 }
 
@@ -135,10 +155,7 @@ impl fmt::Display for PeerAuthentication {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::mesh::{
-        Decision, Policies,
-        fixture::{ip, workload},
-    };
+    use crate::mesh::fixture::workload;
 
     const ROOT: &str = "istio-system";
     const STRICT: Option<MtlsMode> = Some(MtlsMode::Strict);
@@ -244,64 +261,5 @@ mod tests {
         let mut root = selected(STRICT, &[]);
         root.namespace = ROOT.into();
         assert_eq!(mode(&[root], "a", 80), None);
-    }
-
-    #[test]
-    fn strict_denies_plaintext_by_name_and_lets_mutual_tls_in() {
-        let policies = Policies {
-            peer_authentications: PeerAuthentications::new(
-                ROOT,
-                [policy("foo", "default", STRICT)],
-            ),
-            fail_closed: Vec::new(),
-        };
-        let destination = workload("a", &["10.0.0.1"]);
-        let mut connection = Connection {
-            source: None,
-            source_address: (ip("10.0.0.2"), 40000).into(),
-            destination: &destination,
-            destination_address: (ip("10.0.0.1"), 80).into(),
-        };
-        let Decision::Deny(denial) = policies.authorize(&connection) else {
-            panic!("plaintext was let in");
-        };
-        assert_eq!(&*denial.policy, "PeerAuthentication foo/default");
-        connection.source = Some(&destination.identity);
-        assert_eq!(policies.authorize(&connection), Decision::Allow);
-    }
-
-    #[test]
-    fn a_fail_closed_policy_denies_whoever_comes_to_its_target() {
-        let denial = Denial {
-            policy: "AuthorizationPolicy foo/p".into(),
-            reason: "not supported".into(),
-        };
-        let target = |namespace: Option<&str>, app: &str| super::super::Target {
-            namespace: namespace.map(Arc::from),
-            selector: Selector(BTreeMap::from([("app".into(), app.into())])),
-        };
-        let destination = workload("a", &["10.0.0.1"]);
-        let connection = Connection {
-            source: Some(&destination.identity),
-            source_address: (ip("10.0.0.2"), 40000).into(),
-            destination: &destination,
-            destination_address: (ip("10.0.0.1"), 80).into(),
-        };
-        for (target, denied) in [
-            (target(Some("foo"), "a"), true),
-            (target(None, "a"), true),
-            (target(Some("foo"), "b"), false),
-            (target(Some("bar"), "a"), false),
-        ] {
-            let policies = Policies {
-                peer_authentications: PeerAuthentications::default(),
-                fail_closed: vec![super::super::FailClosed {
-                    target: target.clone(),
-                    denial: denial.clone(),
-                }],
-            };
-            let decision = policies.authorize(&connection);
-            assert_eq!(matches!(decision, Decision::Deny(_)), denied, "{target:?}");
-        }
     }
 }

@@ -92,7 +92,7 @@ impl Pool {
         }
     }
 
-    /// Forgets the connections of a pod that is gone.
+    /// Forgets a pod's connections: they take no more tunnels, and those that they have go on.
     pub fn forget_pod(&self, pod: &PodName) {
         self.slots().remove_keys(|key| key.source_pod == *pod);
     }

@@ -26,12 +26,12 @@ use crate::{
     mesh::{
         Denial, Endpoint, Identity, Mesh, PodName, Policies, Service, ServiceKey, Snapshot,
         Workload, WorkloadUid,
-        policy::{FailClosed, Selector, Target},
+        policy::{FailClosed, Policy, PolicyKey, PolicyKind, Selector, Target},
         workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
     },
     observe::Metrics,
     proxy::{
-        PodListeners, PodSockets, ProxiedPod, Proxy, ProxySettings, Timeouts,
+        PodAddresses, PodListeners, PodSockets, ProxiedPod, Proxy, ProxySettings, Timeouts,
         hbone::client::{self, Connection},
     },
 };
@@ -156,17 +156,15 @@ impl Lab {
         let denial = Denial {
             policy: "AuthorizationPolicy lab/deny".into(),
             reason: "the test says so".into(),
+            hint: "nothing".into(),
         };
-        let policies = Policies {
-            fail_closed: vec![FailClosed {
-                target: Target {
-                    namespace: Some("lab".into()),
-                    selector: Selector::default(),
-                },
-                denial,
-            }],
-            ..Policies::default()
+        let target = Target {
+            namespace: Some("lab".into()),
+            selector: Selector::default(),
         };
+        let key = PolicyKey::new(PolicyKind::AuthorizationPolicy, "lab", "deny");
+        let mut policies = Policies::default();
+        policies.insert(key, Policy::FailClosed(FailClosed { target, denial }));
         self.mesh.publish(snapshot(&self.addresses, policies));
     }
 
@@ -253,7 +251,7 @@ impl Node {
     fn proxied(&self, address: IpAddr) -> ProxiedPod {
         ProxiedPod {
             name: self.pod.clone(),
-            addresses: vec![address],
+            addresses: PodAddresses::new(vec![address]),
             sockets: self.sockets.clone(),
         }
     }

@@ -262,7 +262,8 @@ impl<'a> Header<'a> {
                     target: security::target(value, context.root_namespace),
                     denial: Denial {
                         policy: key.to_string().into(),
-                        reason: "this version does not support AuthorizationPolicy, so nobody may enter what it is for: remove the policy or use a version that supports it".into(),
+                        reason: "this version does not support AuthorizationPolicy, so nobody may enter what it is for".into(),
+                        hint: "remove the policy or use a version that supports it".into(),
                     },
                 }))
             }

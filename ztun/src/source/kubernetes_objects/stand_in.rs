@@ -50,6 +50,7 @@ pub(super) fn unreadable(policy: &str, message: &str, target: Target) -> FailClo
             policy: policy.into(),
             reason: format!("it can't be read, so nobody may enter what it is for ({message})")
                 .into(),
+            hint: "correct it where it comes from".into(),
         },
     }
 }

@@ -12,7 +12,8 @@ use std::{
 use self::namespace::Translated;
 use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
 use crate::mesh::{
-    Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid, policy::PeerAuthentications,
+    Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid,
+    policy::{Policy, PolicyKey, PolicyKind},
 };
 
 #[derive(Clone, Debug)]
@@ -36,14 +37,14 @@ pub struct ObjectProblem {
 
 /// Keeps a snapshot in step with a store of objects.
 ///
-/// After a change only the namespaces concerned are translated again, and only what differs there
-/// is put into the snapshot.
+/// After a change only the namespaces and policies concerned are translated again, and only what
+/// differs there is put into the snapshot.
 #[derive(Debug)]
 pub struct Translator {
     settings: TranslateSettings,
     objects: BTreeMap<ObjectKey, Arc<Object>>,
     stale_namespaces: BTreeSet<Arc<str>>,
-    policies_stale: bool,
+    stale_policies: BTreeSet<ObjectKey>,
     namespaces: BTreeMap<Arc<str>, Contents>,
     workload_objects: BTreeMap<WorkloadUid, ObjectKey>,
     snapshot: Snapshot,
@@ -78,14 +79,16 @@ impl TranslateSettings {
 
 impl Translator {
     pub fn new(settings: TranslateSettings) -> Self {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_policies(Policies::new(&settings.root_namespace));
         Self {
             settings,
             objects: BTreeMap::new(),
             stale_namespaces: BTreeSet::new(),
-            policies_stale: false,
+            stale_policies: BTreeSet::new(),
             namespaces: BTreeMap::new(),
             workload_objects: BTreeMap::new(),
-            snapshot: Snapshot::default(),
+            snapshot,
         }
     }
 
@@ -112,8 +115,8 @@ impl Translator {
             let translated = namespace::translate(&namespace, &self.objects, &self.settings);
             self.replace(namespace, translated);
         }
-        if std::mem::take(&mut self.policies_stale) {
-            self.snapshot.set_policies(self.policies());
+        for key in std::mem::take(&mut self.stale_policies) {
+            self.replace_policy(&key);
         }
         self.snapshot.clone()
     }
@@ -133,7 +136,7 @@ impl Translator {
 
     fn mark_stale(&mut self, key: &ObjectKey) {
         if key.kind.is_policy() {
-            self.policies_stale = true;
+            self.stale_policies.insert(key.clone());
         } else {
             self.stale_namespaces.insert(Arc::clone(&key.namespace));
         }
@@ -168,24 +171,13 @@ impl Translator {
         self.namespaces.insert(namespace, new);
     }
 
-    fn policies(&self) -> Policies {
-        let mut peer_authentications = Vec::new();
-        let mut fail_closed = Vec::new();
-        for object in self.objects.values() {
-            match &**object {
-                Object::PeerAuthentication(policy) => peer_authentications.push(policy.clone()),
-                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-                    fail_closed.push(policy.clone());
-                }
-                _ => {}
-            }
-        }
-        Policies {
-            peer_authentications: PeerAuthentications::new(
-                &self.settings.root_namespace,
-                peer_authentications,
-            ),
-            fail_closed,
+    fn replace_policy(&mut self, key: &ObjectKey) {
+        let Some(policy_key) = policy_key(key) else {
+            return;
+        };
+        match self.objects.get(key).and_then(|object| policy(object)) {
+            Some(policy) => self.snapshot.insert_policy(policy_key, policy),
+            None => self.snapshot.remove_policy(&policy_key),
         }
     }
 
@@ -242,6 +234,29 @@ impl Translator {
             }));
         }
         problems
+    }
+}
+
+fn policy_key(key: &ObjectKey) -> Option<PolicyKey> {
+    let kind = match key.kind {
+        Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
+        Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
+        _ => return None,
+    };
+    Some(PolicyKey {
+        kind,
+        namespace: Arc::clone(&key.namespace),
+        name: Arc::clone(&key.name),
+    })
+}
+
+fn policy(object: &Object) -> Option<Policy> {
+    match object {
+        Object::PeerAuthentication(policy) => Some(Policy::PeerAuthentication(policy.clone())),
+        Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
+            Some(Policy::FailClosed(policy.clone()))
+        }
+        _ => None,
     }
 }
 

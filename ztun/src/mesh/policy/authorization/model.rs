@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::mesh::policy::Selector;
@@ -22,7 +23,8 @@ pub struct AuthorizationPolicy {
     pub rules: Vec<Rule>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     Allow,
     Deny,

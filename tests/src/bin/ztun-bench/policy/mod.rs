@@ -1,0 +1,222 @@
+//! `cargo xtask bench policy`: what a decision costs as the mesh grows, and what policies hold.
+
+mod large_mesh;
+
+use std::{
+    hint::black_box,
+    process,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use ztun::mesh::{Connection, Snapshot, policy::Policy};
+
+use self::large_mesh::{LargeMesh, Naming, Shape};
+use crate::{
+    process::Usage,
+    report::{Report, verdict},
+    trend::median,
+};
+
+/// Of the smallest mesh; the largest is a hundred times as large.
+const POLICIES: usize = 100;
+const WORKLOADS: usize = 1_000;
+const GROWTH: [usize; 3] = [1, 10, 100];
+/// Of a node: Kubernetes' limit.
+const PODS: usize = 110;
+/// The best of so many rounds counts: what else the machine does slows down the others.
+const ROUNDS: u32 = 20;
+/// Values of one field.
+const VALUES: usize = 10_000;
+
+const DECISION_LIMIT: Duration = Duration::from_micros(1);
+const UPDATE_LIMIT: Duration = Duration::from_millis(1);
+const BYTES_LIMIT: u64 = 300;
+
+/// Time of a decision and of an update, and memory, with up to 10,000 policies and 100,000 workloads
+#[derive(clap::Args)]
+pub struct Args {
+    /// Decisions for each number
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    decisions: u32,
+    /// Updates for each number
+    #[arg(long, default_value_t = 201, value_parser = clap::value_parser!(u32).range(1..))]
+    updates: u32,
+}
+
+struct Measured {
+    /// To the pods of one node, which are all that a daemon judges.
+    node: Duration,
+    /// To another workload of the mesh each time.
+    cold: Duration,
+    audit: Duration,
+    policy_update: Duration,
+    workload_update: Duration,
+    bytes_a_workload: u64,
+}
+
+pub fn run(args: &Args) -> Result<Report> {
+    let mut report = Report::begin("Policy: decisions, updates and memory");
+    grow(args, &mut report)?;
+    long_fields(args, &mut report)?;
+    Ok(report)
+}
+
+fn grow(args: &Args, report: &mut Report) -> Result<()> {
+    let mut rows = Vec::new();
+    for (shape, name) in [
+        (Shape::ManyNamespaces, "10 policies a namespace"),
+        (Shape::OneNamespace, "all in one namespace"),
+    ] {
+        for growth in GROWTH {
+            let (policies, workloads) = (POLICIES * growth, WORKLOADS * growth);
+            Report::progress(format_args!("{policies} policies, {name}"));
+            let measured = measure(shape, policies, workloads, args)?;
+            judge(&measured, growth, report);
+            rows.push([
+                name.to_owned(),
+                policies.to_string(),
+                workloads.to_string(),
+                nanoseconds(measured.node),
+                nanoseconds(measured.cold),
+                nanoseconds(measured.audit),
+                microseconds(measured.policy_update),
+                microseconds(measured.workload_update),
+                measured.bytes_a_workload.to_string(),
+            ]);
+        }
+    }
+    Report::table(
+        [
+            "mesh",
+            "policies",
+            "workloads",
+            "decision",
+            "cold",
+            "audit",
+            "policy update",
+            "pod update",
+            "bytes a workload",
+        ],
+        &rows,
+    );
+    Report::text(format_args!(
+        "decision, audit: to {PODS} pods, as one node has; cold: to another workload of the mesh each time"
+    ));
+    Ok(())
+}
+
+fn measure(shape: Shape, policies: usize, workloads: usize, args: &Args) -> Result<Measured> {
+    let mesh = LargeMesh::new(shape, policies, workloads)?;
+    let mut snapshot = mesh.snapshot_without_policies();
+    let before = anonymous_bytes()?;
+    for (key, policy) in mesh.policies() {
+        snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
+    }
+    let held = anonymous_bytes()?.saturating_sub(before);
+    let connections = mesh.connections();
+    let node = &connections[..PODS];
+    let decide = |connection: &Connection<'_>| drop(black_box(snapshot.authorize(connection)));
+    let audit = |connection: &Connection<'_>| {
+        black_box(snapshot.policies().audit(connection).count());
+    };
+    Ok(Measured {
+        node: mean(node, args.decisions, decide),
+        cold: mean(&connections, args.decisions, decide),
+        audit: mean(node, args.decisions, audit),
+        policy_update: update(&snapshot, args.updates, |snapshot, number| {
+            let (key, policy) = mesh.changed_policy(number);
+            snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
+        }),
+        workload_update: update(&snapshot, args.updates, |snapshot, number| {
+            snapshot.insert_workload(mesh.changed_workload(number));
+        }),
+        bytes_a_workload: held / u64::try_from(workloads)?,
+    })
+}
+
+fn judge(measured: &Measured, growth: usize, report: &mut Report) {
+    let largest = GROWTH.last() == Some(&growth);
+    if largest && measured.node >= DECISION_LIMIT {
+        report.missed(format_args!("a decision within {DECISION_LIMIT:?}"));
+    }
+    if largest && measured.policy_update.max(measured.workload_update) >= UPDATE_LIMIT {
+        report.missed(format_args!("an update within {UPDATE_LIMIT:?}"));
+    }
+    if largest && measured.bytes_a_workload >= BYTES_LIMIT {
+        report.missed(format_args!("{BYTES_LIMIT} bytes a workload"));
+    }
+}
+
+/// One policy with a field of many values, each time another of which matches.
+fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
+    let mut rows = Vec::new();
+    for (name, naming) in [
+        ("namespaces", Naming::Namespaces),
+        ("principals", Naming::Principals),
+        ("ipBlocks", Naming::IpBlocks),
+    ] {
+        let mesh = LargeMesh::new(Shape::Named(naming), 1, VALUES)?;
+        let mut snapshot = mesh.snapshot_without_policies();
+        for (key, policy) in mesh.policies() {
+            snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
+        }
+        let connections = mesh.connections();
+        let time = mean(&connections, args.decisions, |connection| {
+            drop(black_box(snapshot.authorize(connection)));
+        });
+        let met = time < DECISION_LIMIT;
+        if !met {
+            report.missed(format_args!("{VALUES} {name} within {DECISION_LIMIT:?}"));
+        }
+        rows.push([
+            name.to_owned(),
+            VALUES.to_string(),
+            nanoseconds(time),
+            verdict(met),
+        ]);
+    }
+    Report::table(["field", "values", "decision", "under 1 µs"], &rows);
+    Ok(())
+}
+
+fn mean(connections: &[Connection<'_>], count: u32, action: impl Fn(&Connection<'_>)) -> Duration {
+    let a_round = count.div_ceil(ROUNDS);
+    let mut connections = connections.iter().cycle();
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for connection in connections.by_ref().take(a_round as usize) {
+            action(black_box(connection));
+        }
+        start.elapsed() / a_round
+    });
+    rounds.min().unwrap_or_default()
+}
+
+/// Of a snapshot that others hold, as a source has it after it published one.
+fn update(published: &Snapshot, count: u32, change: impl Fn(&mut Snapshot, usize)) -> Duration {
+    let times: Vec<_> = (0..count as usize)
+        .map(|number| {
+            let start = Instant::now();
+            let mut next = published.clone();
+            change(&mut next, number);
+            black_box(&next);
+            start.elapsed()
+        })
+        .collect();
+    median(&times).unwrap_or_default()
+}
+
+fn anonymous_bytes() -> Result<u64> {
+    let pid = i32::try_from(process::id()).context("this process's id")?;
+    Ok(Usage::of(pid)?.anonymous << 10)
+}
+
+fn nanoseconds(time: Duration) -> String {
+    format!("{} ns", time.as_nanos())
+}
+
+fn microseconds(time: Duration) -> String {
+    format!("{:.1} µs", time.as_secs_f64() * 1e6)
+}
