@@ -10,6 +10,8 @@ mod probes;
 mod same_node;
 mod servers;
 mod status;
+mod user_namespaces;
+mod verify;
 mod wordpress;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};

@@ -12,9 +12,8 @@ use tokio::net::TcpStream;
 use crate::{
     Family, Mesh,
     manifest::Manifest,
-    mesh::route_by,
     netlink::Netlink,
-    node::{POD_BRIDGE, host_end},
+    node::{POD_BRIDGE, host_end, route_by},
     pod::Pod,
     wait,
 };

@@ -5,8 +5,10 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-pub(crate) const V4_PREFIX: u8 = 24;
-pub(crate) const V6_PREFIX: u8 = 64;
+use crate::kernel::of_available_families;
+
+/// The lengths of the networks' prefixes, IPv4's first.
+pub(crate) const PREFIXES: [u8; 2] = [24, 64];
 /// The first pod's last byte; the gateway has 1.
 const FIRST_POD: u8 = 10;
 
@@ -27,24 +29,22 @@ impl Addressing {
     }
 
     /// The addresses of the node itself.
-    pub(crate) fn node(&self) -> [IpAddr; 2] {
-        [
-            Ipv4Addr::new(192, 168, 50, self.number).into(),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
-        ]
+    pub(crate) fn node(&self) -> Vec<IpAddr> {
+        of_available_families(
+            Ipv4Addr::new(192, 168, 50, self.number),
+            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()),
+        )
     }
 
     /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
-        [
-            (self.pod_v4(0).into(), V4_PREFIX),
-            (self.pod_v6(0).into(), V6_PREFIX),
-        ]
+    pub(crate) fn pod_networks(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let networks = of_available_families(self.pod_v4(0), self.pod_v6(0));
+        networks.into_iter().zip(PREFIXES)
     }
 
     /// The node's addresses towards its pods.
-    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
-        [self.pod_v4(1).into(), self.pod_v6(1).into()]
+    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
+        of_available_families(self.pod_v4(1), self.pod_v6(1))
     }
 
     pub(crate) fn next_pod(&self) -> (Ipv4Addr, Ipv6Addr) {

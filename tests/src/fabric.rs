@@ -4,9 +4,10 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    addressing::{Addressing, V4_PREFIX, V6_PREFIX},
+    addressing::{Addressing, PREFIXES},
     capture::{Capture, Links},
     far::FarNode,
+    kernel::has_ipv6,
     namespace::Netns,
     netlink::Netlink,
     node::{Node, UPLINK},
@@ -25,7 +26,9 @@ impl Fabric {
     /// Connects the nodes, and routes each one's pod networks to it.
     pub(crate) async fn connect(mesh: &str, nodes: &[Node], mtu: Option<u32>) -> Result<Self> {
         let netns = Netns::create(&format!("{mesh}fabric"))?;
-        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        }
         let links = Netlink::open(&netns)?;
         links.add_bridge(BRIDGE).await?;
         for (number, node) in (0..).zip(nodes) {
@@ -84,11 +87,11 @@ async fn bring_up<'a>(
         links.set_mtu(UPLINK, mtu).await?;
     }
     links.bring_up(UPLINK).await?;
-    for (address, prefix) in node.addresses().into_iter().zip([V4_PREFIX, V6_PREFIX]) {
+    for (address, prefix) in node.addresses().into_iter().zip(PREFIXES) {
         links.add_address(UPLINK, address, prefix).await?;
     }
     for other in others {
-        let routes = other.pod_networks().into_iter().zip(other.node());
+        let routes = other.pod_networks().zip(other.node());
         for ((network, prefix), gateway) in routes {
             links.add_route(network, prefix, gateway).await?;
         }

@@ -13,18 +13,19 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::{
-    addressing::{Addressing, V4_PREFIX, V6_PREFIX},
+    addressing::Addressing,
     capture::Capture,
     cgroup::{self, Cgroup},
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
     far::{FarNode, FarPod},
+    kernel::{Feature, of_available_families},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, host_end, without_address_detection},
-    pod::{Enrolment, Pod, PodSpec},
+    node::{Node, host_end, without_address_detection},
+    pod::{Enrolment, Pod, PodSpec, Users},
     run::{self, Run},
     sabotage,
     service::Service,
@@ -40,6 +41,7 @@ pub struct MeshBuilder {
     settings: Vec<(String, Value)>,
     mtu: Option<u32>,
     pub(crate) programs: Vec<String>,
+    features: Vec<Feature>,
     /// The only node that this machine has; another machine has each other one.
     pub(crate) here: Option<String>,
 }
@@ -121,6 +123,19 @@ impl MeshBuilder {
     pub fn needs(mut self, program: &str) -> Self {
         self.programs.push(program.into());
         self
+    }
+
+    /// Names something of the kernel without which the test can't run.
+    #[must_use]
+    pub fn needs_kernel(mut self, feature: Feature) -> Self {
+        self.features.push(feature);
+        self
+    }
+
+    /// What it and its pods take of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let of_pods = self.pods.iter().flat_map(PodSpec::features);
+        self.features.iter().copied().chain(of_pods)
     }
 
     /// Builds the network, the pods and the mesh directory, and writes the daemons' configuration; starts none.
@@ -381,36 +396,18 @@ impl Mesh {
         };
         let name = run::pod_namespace(&self.name, &path);
         let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
-        let netns = Netns::create(&name)?;
+        let (netns, users) = match spec.users {
+            Users::Host => (Netns::create(&name)?, None),
+            Users::Own => {
+                let (netns, users) = Netns::create_with_users(&name)?;
+                (netns, Some(users))
+            }
+        };
         without_address_detection(&netns)?;
         let (v4, v6) = addresses.unwrap_or_else(|| node.addressing.next_pod());
-        let on_node = Netlink::open(&node.netns)?;
-        on_node
-            .add_veth(
-                &host_end(v4),
-                POD_BRIDGE,
-                "eth0",
-                &netns,
-                hardware_address(v4),
-            )
-            .await?;
-        let in_pod = Netlink::open(&netns)?;
-        if let Some(mtu) = self.mtu {
-            // The bridge follows the smallest of its ports.
-            on_node.set_mtu(&host_end(v4), mtu).await?;
-            in_pod.set_mtu("eth0", mtu).await?;
-        }
-        in_pod.bring_up("lo").await?;
-        in_pod.bring_up("eth0").await?;
-        let addresses = [(v4.into(), V4_PREFIX), (v6.into(), V6_PREFIX)];
-        for (address, prefix) in addresses {
-            in_pod.add_address("eth0", address, prefix).await?;
-        }
-        for gateway in node.addressing.gateways() {
-            route_by(&in_pod, gateway).await?;
-        }
-        // The same on every machine of the mesh.
-        Pod::new(spec, path, (v4, v6), netns, cgroup)
+        node.link(spec.link, &netns, (v4, v6), self.mtu).await?;
+        // The same UID on every machine of the mesh.
+        Pod::new(spec, path, (v4, v6), netns, users, cgroup)
     }
 
     /// The addresses of a node, be it here or on another machine.
@@ -419,7 +416,7 @@ impl Mesh {
         let far = self.far.iter().map(|node| (&node.name, &node.addressing));
         let mut all = here.chain(far);
         let found = all.find(|(name, _)| *name == node);
-        found.map_or_else(Vec::new, |(_, addressing)| addressing.node().to_vec())
+        found.map_or_else(Vec::new, |(_, addressing)| addressing.node())
     }
 
     fn far_pods(&self) -> impl Iterator<Item = &FarPod> {
@@ -442,7 +439,7 @@ impl Mesh {
             self.apply(&manifest)?;
         }
         for service in &self.services {
-            let vips = [service.v4.into(), service.v6.into()];
+            let vips = of_available_families(service.v4, service.v6);
             self.apply(&Manifest::service(&service.spec, &vips))?;
         }
         manifests.iter().try_for_each(|object| self.apply(object))
@@ -505,23 +502,8 @@ impl Drop for Owned {
     }
 }
 
-/// Routes everything of the gateway's family by way of it.
-pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
-    let any = match gateway {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    netlink.add_route(any, 0, gateway).await
-}
-
-/// The same for each pod with this address, so that neighbours need not notice when one follows another.
-fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = pod.octets();
-    [0x02, 0x00, a, b, c, d]
-}
-
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {
-    Manifest::pod(spec, &pod.uid, &spec.node, &[pod.v4.into(), pod.v6.into()])
+    Manifest::pod(spec, &pod.uid, &spec.node, &pod.addresses())
 }
 
 fn ca_directory(files: &Path) -> PathBuf {

@@ -9,14 +9,17 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
-        link::{InfoData, InfoVeth},
-        route::RouteType,
+        address::{AddressAttribute, AddressFlags},
+        link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
+        route::{RouteScope, RouteType},
+        rule::{RuleAttribute, RuleMessage},
     },
 };
+use socket2::{Domain, Type};
 
-use crate::namespace::Netns;
+use crate::{namespace::Netns, pod::Pod, sockets};
 
 /// How packets to an address get lost on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,17 @@ impl Netlink {
         runtime.spawn(connection);
         Ok(Self {
             netns: netns.clone(),
+            handle,
+        })
+    }
+
+    /// In the pod's namespace, with the rights of the pod's own root.
+    pub fn of_pod(pod: &Pod) -> Result<Self> {
+        let socket = pod.socket(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
+        let (connection, handle, _) = rtnetlink::from_socket(sockets::netlink(socket));
+        tokio::spawn(connection);
+        Ok(Self {
+            netns: pod.netns.clone(),
             handle,
         })
     }
@@ -121,6 +135,28 @@ impl Netlink {
             .with_context(|| format!("move {link} to {}", netns.path().display()))
     }
 
+    /// Adds a netkit pair for routing, up at both ends: `name` here and `peer` in `peer_netns`.
+    pub async fn add_netkit(&self, name: &str, peer: &str, peer_netns: &Netns) -> Result<()> {
+        let peer_link = LinkUnspec::new_with_name(peer)
+            .setns_by_fd(peer_netns.file().as_raw_fd())
+            .build();
+        let pair = vec![
+            InfoNetkit::Mode(NetkitMode::L3),
+            InfoNetkit::Peer(peer_link),
+        ];
+        let link = LinkNetkit::new(name, peer, NetkitMode::L3)
+            .set_info_data(InfoData::Netkit(pair))
+            .build();
+        self.handle
+            .link()
+            .add(link)
+            .execute()
+            .await
+            .with_context(|| format!("add netkit {name} with its peer {peer}"))?;
+        self.bring_up(name).await?;
+        Self::open(peer_netns)?.bring_up(peer).await
+    }
+
     pub async fn remove_link(&self, name: &str) -> Result<()> {
         self.handle
             .link()
@@ -131,9 +167,14 @@ impl Netlink {
     }
 
     pub async fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
-        self.handle
-            .address()
-            .add(self.index(link)?, address, prefix)
+        let index = self.index(link)?;
+        let mut request = self.handle.address().add(index, address, prefix);
+        if address.is_ipv6() {
+            // Usable at once: nobody looks for another owner.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        request
             .execute()
             .await
             .with_context(|| format!("add address {address}/{prefix} to {link}"))
@@ -170,6 +211,28 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+    }
+
+    /// Routes `network`/`prefix` to whoever is at the other end of a link.
+    pub async fn add_link_route(&self, network: IpAddr, prefix: u8, link: &str) -> Result<()> {
+        let index = self.index(link)?;
+        let route = match network {
+            IpAddr::V4(network) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(network, prefix)
+                .scope(RouteScope::Link)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(network) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(network, prefix)
+                .output_interface(index)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("route {network}/{prefix} by {link}"))
     }
 
     /// Drops what is to be forwarded to `address`.
@@ -215,6 +278,22 @@ impl Netlink {
 
     pub(crate) fn has(&self, link: &str) -> bool {
         self.index(link).is_ok()
+    }
+
+    /// Removes the rules of this preference; answers how many there were.
+    pub async fn remove_rules(&self, family: IpVersion, preference: u32) -> Result<usize> {
+        let rules = self.handle.rule().get(family).execute();
+        let rules: Vec<RuleMessage> = rules.try_collect().await?;
+        let preference = RuleAttribute::Priority(preference);
+        let mut removed = 0;
+        for rule in rules {
+            if rule.attributes.contains(&preference) {
+                let removal = self.handle.rule().del(rule).execute().await;
+                removal.context("remove a rule")?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     fn index(&self, link: &str) -> Result<u32> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
 };
@@ -13,16 +13,18 @@ use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
-    addressing::{Addressing, V4_PREFIX, V6_PREFIX},
+    addressing::{Addressing, PREFIXES},
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
+    kernel::{has_ipv6, of_available_families},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
-    pod::Pod,
+    pod::{Link, Pod},
     process::Process,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
+/// What a node and a pod call the link that leads out.
 pub(crate) const UPLINK: &str = "eth0";
 
 pub struct Node {
@@ -45,8 +47,9 @@ impl Node {
     ) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let netns = Netns::create(&format!("{mesh}{name}"))?;
-        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            netns.sysctl(key, "1")?;
+        netns.sysctl("net/ipv4/ip_forward", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         }
         without_address_detection(&netns)?;
         let node = Self {
@@ -60,15 +63,15 @@ impl Node {
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        let gateways = node.addressing.gateways().into_iter();
-        for (address, prefix) in gateways.zip([V4_PREFIX, V6_PREFIX]) {
+        let gateways = node.addressing.gateways();
+        for (address, prefix) in gateways.into_iter().zip(PREFIXES) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
     }
 
     /// The addresses of the node itself.
-    pub fn addresses(&self) -> [IpAddr; 2] {
+    pub fn addresses(&self) -> Vec<IpAddr> {
         self.addressing.node()
     }
 
@@ -112,6 +115,50 @@ impl Node {
 
 /// The node's network.
 impl Node {
+    /// Links a pod to the node, and gives it its addresses and routes.
+    pub(crate) async fn link(
+        &self,
+        link: Link,
+        pod: &Netns,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+        mtu: Option<u32>,
+    ) -> Result<()> {
+        let (on_node, in_pod) = (Netlink::open(&self.netns)?, Netlink::open(pod)?);
+        let addresses = of_available_families(v4, v6).into_iter();
+        in_pod.bring_up("lo").await?;
+        match link {
+            Link::Veth => {
+                let hardware = hardware_address(v4);
+                on_node
+                    .add_veth(&host_end(v4), POD_BRIDGE, UPLINK, pod, hardware)
+                    .await?;
+                if let Some(mtu) = mtu {
+                    // The bridge follows the smallest of its ports.
+                    on_node.set_mtu(&host_end(v4), mtu).await?;
+                    in_pod.set_mtu(UPLINK, mtu).await?;
+                }
+                in_pod.bring_up(UPLINK).await?;
+                for (address, prefix) in addresses.zip(PREFIXES) {
+                    in_pod.add_address(UPLINK, address, prefix).await?;
+                }
+                for gateway in self.addressing.gateways() {
+                    route_by(&in_pod, gateway).await?;
+                }
+            }
+            Link::Netkit => {
+                on_node.add_netkit(&host_end(v4), UPLINK, pod).await?;
+                for (address, whole) in addresses.zip([32, 128]) {
+                    in_pod.add_address(UPLINK, address, whole).await?;
+                    in_pod.add_link_route(any(address), 0, UPLINK).await?;
+                    on_node
+                        .add_link_route(address, whole, &host_end(v4))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
     pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
         Netlink::open(&self.netns)?
@@ -266,6 +313,25 @@ impl Node {
     }
 }
 
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    netlink.add_route(any(gateway), 0, gateway).await
+}
+
+/// Every address of the family.
+fn any(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The same for each pod with this address, so that neighbours need not notice when one follows another.
+fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = pod.octets();
+    [0x02, 0x00, a, b, c, d]
+}
+
 /// The name of a pod's interface on its node.
 pub(crate) fn host_end(pod: Ipv4Addr) -> String {
     format!("veth{}", pod.octets()[3])
@@ -273,6 +339,9 @@ pub(crate) fn host_end(pod: Ipv4Addr) -> String {
 
 /// Addresses are usable at once: nobody else can have them.
 pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
+    if !has_ipv6() {
+        return Ok(());
+    }
     for interfaces in ["all", "default"] {
         netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
     }

@@ -22,7 +22,7 @@ pub struct Process {
 
 impl Process {
     pub fn start(netns: &Netns, cgroup: &Cgroup) -> Result<Self> {
-        let sockets = SocketMaker::start(netns, cgroup)?;
+        let sockets = SocketMaker::start(netns, cgroup, None)?;
         Ok(Self { sockets })
     }
 

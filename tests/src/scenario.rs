@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use tokio::{runtime, time::timeout};
 
 use crate::{
-    cgroup, daemon,
+    cgroup, daemon, kernel,
     mesh::{Mesh, MeshBuilder},
 };
 
@@ -25,7 +25,7 @@ pub fn scenario<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    let able = can_run_daemons().and_then(|()| are_installed(&mesh.programs));
+    let able = can_run_daemons().and_then(|()| has_what_it_needs(&mesh));
     run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.start().await.context("start the mesh")?;
         judge(test(&mut mesh).await, mesh);
@@ -42,7 +42,7 @@ pub fn topology<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    let able = can_build_networks().and_then(|()| are_installed(&mesh.programs));
+    let able = can_build_networks().and_then(|()| has_what_it_needs(&mesh));
     run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.build().await.context("build the network")?;
         judge(test(&mut mesh).await, mesh);
@@ -81,6 +81,11 @@ pub fn can_run_daemons() -> Result<(), String> {
     daemon::binary()
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+fn has_what_it_needs(mesh: &MeshBuilder) -> Result<(), String> {
+    are_installed(&mesh.programs)?;
+    mesh.features().try_for_each(kernel::Feature::require)
 }
 
 fn are_installed(programs: &[String]) -> Result<(), String> {

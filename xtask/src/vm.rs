@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the tests inside virtual machines, on kernels that users run.
 
 mod archive;
+mod borrowed;
 mod console;
 mod cpio;
 mod docs;

@@ -13,7 +13,7 @@ const END: &str = "<!-- end -->";
 
 /// What users care about, and the tests that show it: those whose `TARGET::MODULE::TEST` contains one
 /// of the texts. A test counts for the first feature that it matches.
-const FEATURES: [(&str, &[&str]); 20] = [
+const FEATURES: [(&str, &[&str]); 23] = [
     (
         "Two machines: by mutual TLS and as itself, to pods and services, IPv4 and IPv6, MTU 1500 and 9000",
         &["two_nodes::paths::", "two_nodes::volume::"],
@@ -69,6 +69,15 @@ const FEATURES: [(&str, &[&str]); 20] = [
         "Enrolment by CNI and by hand",
         &["interop::cni::", "faults::pods::"],
     ),
+    (
+        "Pods with users of their own (`hostUsers: false`)",
+        &["scenarios::user_namespaces::"],
+    ),
+    ("Pods behind netkit devices", &["netkit::"]),
+    (
+        "A pod's own rules of nftables: drop, redirect, NAT",
+        &["coexistence::netfilter::"],
+    ),
     ("Other owners of eBPF programs and rules", &["coexist"]),
     ("The test harness's own", &["harness::"]),
     (
@@ -116,6 +125,7 @@ fn table(rows: &[Row]) -> String {
             rows.iter()
                 .map(|row| of_each(row, |wanted| wanted.reverse_path_filter.to_string())),
         ),
+        line("IPv6", rows.iter().map(ipv6)),
     ];
     for (number, (feature, _)) in FEATURES.iter().enumerate() {
         let cells: Vec<_> = rows.iter().map(|row| cell(row, number)).collect();
@@ -130,6 +140,13 @@ fn table(rows: &[Row]) -> String {
 fn of_each(row: &Row, value: impl Fn(&Wanted) -> String) -> String {
     let values: Vec<_> = row.wanted.iter().map(|wanted| value(wanted)).collect();
     values.join(" + ")
+}
+
+fn ipv6(row: &Row) -> String {
+    of_each(row, |wanted| {
+        let has_ipv6 = wanted.has_ipv6();
+        if has_ipv6 { "yes" } else { wanted.parameters }.into()
+    })
 }
 
 fn line(first: &str, cells: impl Iterator<Item = String>) -> String {

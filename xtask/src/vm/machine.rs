@@ -54,7 +54,7 @@ impl Machine {
             kernel: &kernel.image,
             initramfs: &initramfs,
             console: &console,
-            parameters: "",
+            parameters: guest.wanted.parameters,
             cable,
         });
         if matrix.options.keep {

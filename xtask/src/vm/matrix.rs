@@ -33,13 +33,12 @@ use crate::{
 };
 
 /// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
-const LEFT_OUT: [&str; 10] = [
+const LEFT_OUT: [&str; 9] = [
     // They drive real servers and clients, and a guest has no programs but ours.
     "scenarios::bookinfo::",
     "scenarios::foo_bar_legacy::",
     "scenarios::servers::",
     "scenarios::wordpress::",
-    "coexistence::netfilter::",
     "harness::network::programs_in_a_pod_have_its_addresses_and_its_cgroup",
     // Emulated, these take minutes: they are about volume, which the kernel's release changes little.
     "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node",
@@ -50,12 +49,24 @@ const LEFT_OUT: [&str; 10] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 5] = [
+const USER_SPACE: [&str; 6] = [
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
     "faults::peers::",
     "faults::readiness::",
+    "scenarios::verify::",
+];
+
+/// What runs without IPv6 too: capture, the last hop, STRICT, and a daemon that dies.
+const WITHOUT_IPV6: [&str; 7] = [
+    "coexistence::settings::",
+    "datapath::addresses::",
+    "datapath::ends::",
+    "datapath::paths::",
+    "faults::daemon::",
+    "scenarios::encryption::",
+    "scenarios::mtls::",
 ];
 
 /// Where each guest's path begins, in `cargo xtask test`.
@@ -301,7 +312,12 @@ fn is_left_out(test: &str) -> bool {
 }
 
 fn is_in_scope(scope: Scope, test: &str) -> bool {
-    scope == Scope::Everything || !USER_SPACE.iter().any(|prefix| test.starts_with(prefix))
+    let is_one_of = |prefixes: &[&str]| prefixes.iter().any(|prefix| test.starts_with(prefix));
+    match scope {
+        Scope::Everything => true,
+        Scope::Kernel => !is_one_of(&USER_SPACE),
+        Scope::WithoutIpv6 => is_one_of(&WITHOUT_IPV6),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -345,6 +361,8 @@ mod tests {
         assert!(is_in_scope(Scope::Everything, configuration));
         assert!(!is_in_scope(Scope::Kernel, configuration));
         assert!(is_in_scope(Scope::Kernel, "faults::daemon::dies"));
+        assert!(is_in_scope(Scope::WithoutIpv6, "faults::daemon::dies"));
+        assert!(!is_in_scope(Scope::WithoutIpv6, configuration));
         let thorough = MATRIX
             .iter()
             .filter(|wanted| wanted.scope == Scope::Everything);

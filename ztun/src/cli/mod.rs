@@ -10,6 +10,7 @@ mod programs;
 mod status;
 mod table;
 mod unenrol;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,6 +40,8 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show or change the daemon's log filter
     Log(log::LogArgs),
+    /// Try what capture needs of this kernel, and read from it whether each pod is captured
+    Verify(verify::VerifyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -80,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
+        Command::Verify(args) => verify::run(&args),
         Command::Programs => programs::run(),
     };
     match result {
