@@ -78,7 +78,7 @@ impl Mesh {
 
     /// Gives a pod its default route back, which the kernel takes away with the last address of IPv4.
     pub async fn add_default_route(&self, pod: &Pod, family: Family) -> Result<()> {
-        let gateways = self.node_of(pod).gateways();
+        let gateways = self.node_of(pod).addressing.gateways();
         let mut gateways = gateways.into_iter();
         let gateway = gateways.find(|ip| ip.is_ipv4() == (family != Family::V6));
         let netlink = Netlink::open(&pod.netns)?;

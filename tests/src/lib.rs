@@ -16,13 +16,16 @@
 //! ```
 
 mod addresses;
+mod addressing;
 pub mod app;
 pub mod bpf;
+pub mod bulk;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod far;
 pub mod hanging;
 pub mod io_uring;
 pub mod kernel;
@@ -32,6 +35,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod node;
 pub mod other_owner;
+pub mod pair;
 pub mod pod;
 pub mod process;
 pub mod rogue;
@@ -50,6 +54,7 @@ pub use kernel::Feature;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
+pub use pair::{Other, two_machines};
 pub use pod::{Enrolment, Family, Link, Pod, PodSpec, Users};
 pub use process::Process;
 pub use scenario::{scenario, topology};

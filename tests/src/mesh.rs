@@ -2,22 +2,24 @@
 
 use std::{
     mem,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::{
+    addressing::Addressing,
     capture::Capture,
     cgroup::{self, Cgroup},
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
+    far::{FarNode, FarPod},
     kernel::{Feature, of_available_families},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
@@ -37,8 +39,11 @@ pub struct MeshBuilder {
     services: Vec<ServiceSpec>,
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
+    mtu: Option<u32>,
     pub(crate) programs: Vec<String>,
     features: Vec<Feature>,
+    /// The only node that this machine has; another machine has each other one.
+    pub(crate) here: Option<String>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -48,7 +53,9 @@ pub struct Mesh {
     services: Vec<Service>,
     pods: Vec<Pod>,
     nodes: Vec<Node>,
+    far: Vec<FarNode>,
     fabric: Fabric,
+    mtu: Option<u32>,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
 }
@@ -104,6 +111,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Sets the MTU of the pods' links, and of those between the nodes.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
     /// Names a program that the test starts: where it is not installed, the test can't run.
     #[must_use]
     pub fn needs(mut self, program: &str) -> Self {
@@ -130,22 +144,36 @@ impl MeshBuilder {
         let owned = Owned(name.clone());
         let files = run::files(&name);
         let directory = MeshDirectory::create(files.join("mesh"))?;
-        let mut nodes = Vec::new();
+        let (mut nodes, mut far) = (Vec::new(), Vec::new());
         for (number, node) in (1..).zip(&self.nodes) {
-            nodes.push(Node::create(node, number, &name, files.join(node)).await?);
+            let addressing = Addressing::new(number);
+            if self.here.as_ref().is_none_or(|here| here == node) {
+                nodes.push(Node::create(node, addressing, &name, files.join(node)).await?);
+            } else {
+                far.push(FarNode::new(node, addressing));
+            }
         }
-        let fabric = Fabric::connect(&name, &nodes).await?;
+        let fabric = match (&self.here, &nodes[..]) {
+            (Some(_), [here]) => Fabric::plug_in(here, &far, self.mtu).await?,
+            (Some(here), _) => bail!("the mesh has no node {here}"),
+            (None, nodes) => Fabric::connect(&name, nodes, self.mtu).await?,
+        };
         let mut mesh = Mesh {
             name,
             directory,
             services: (1..).zip(self.services).map(Service::new).collect(),
             pods: Vec::new(),
             nodes,
+            far,
             fabric,
+            mtu: self.mtu,
             _owned: owned,
         };
         for pod in self.pods {
-            mesh.add_pod(pod).await?;
+            match mesh.far.iter_mut().find(|far| far.name == pod.node) {
+                Some(far) => far.add_pod(pod),
+                None => drop(mesh.add_pod(pod).await?),
+            }
         }
         mesh.describe(&self.manifests)?;
         for node in &mesh.nodes {
@@ -157,12 +185,7 @@ impl MeshBuilder {
     /// Builds the mesh, starts every daemon, and enrols the pods that are to be enrolled.
     pub async fn start(self) -> Result<Mesh> {
         let mesh = self.build().await?;
-        try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
-        for pod in &mesh.pods {
-            if pod.spec.enrolment == Enrolment::Enrolled {
-                mesh.add_to_daemon(pod, When::InMesh).await?;
-            }
-        }
+        mesh.start().await?;
         Ok(mesh)
     }
 }
@@ -206,9 +229,29 @@ impl Mesh {
         service.unwrap_or_else(|| panic!("there is no service {path}"))
     }
 
+    /// A pod on another machine.
+    ///
+    /// # Panics
+    /// When no other machine has a pod `namespace/name`.
+    pub fn far_pod(&self, path: &str) -> &FarPod {
+        let pod = self.far_pods().find(|pod| pod.spec.path() == path);
+        pod.unwrap_or_else(|| panic!("no other machine has a pod {path}"))
+    }
+
     /// The node that `pod` is on.
     pub fn node_of(&self, pod: &Pod) -> &Node {
         self.node(&pod.spec.node)
+    }
+
+    /// Starts every daemon, and enrols the pods that are to be enrolled.
+    pub(crate) async fn start(&self) -> Result<()> {
+        try_join_all(self.nodes.iter().map(Node::start_daemon)).await?;
+        for pod in &self.pods {
+            if pod.spec.enrolment == Enrolment::Enrolled {
+                self.add_to_daemon(pod, When::InMesh).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts to record what crosses the network between the nodes.
@@ -346,13 +389,17 @@ impl Mesh {
             spec.node.clone_from(&first.name);
         }
         let node = self.node(&spec.node);
-        let same_name = |pod: &&Pod| pod.path() == format!("{}/{}", spec.namespace, spec.name);
+        let same_name = |pod: &&Pod| pod.path() == spec.path();
         let path = match self.pods.iter().filter(same_name).count() {
             0 => spec.hyphenated(),
             _ => format!("{}-successor", spec.hyphenated()),
         };
         let name = run::pod_namespace(&self.name, &path);
-        let uid = format!("{}{path}", self.name);
+        // A daemon looks for it on the whole machine; on two machines, both must know it.
+        let uid = match &self.far[..] {
+            [] => format!("{}{path}", self.name),
+            _ => path.clone(),
+        };
         let cgroup = if spec.in_kubelet_cgroup {
             format!("pod{uid}")
         } else {
@@ -367,21 +414,38 @@ impl Mesh {
             }
         };
         without_address_detection(&netns)?;
-        let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
-        node.link(spec.link, &netns, (v4, v6)).await?;
+        let (v4, v6) = addresses.unwrap_or_else(|| node.addressing.next_pod());
+        node.link(spec.link, &netns, (v4, v6), self.mtu).await?;
         Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
+    }
+
+    /// The addresses of a node, be it here or on another machine.
+    pub(crate) fn addresses_of(&self, node: &str) -> Vec<IpAddr> {
+        let here = self.nodes.iter().map(|node| (&node.name, &node.addressing));
+        let far = self.far.iter().map(|node| (&node.name, &node.addressing));
+        let mut all = here.chain(far);
+        let found = all.find(|(name, _)| *name == node);
+        found.map_or_else(Vec::new, |(_, addressing)| addressing.node())
+    }
+
+    fn far_pods(&self) -> impl Iterator<Item = &FarPod> {
+        self.far.iter().flat_map(|node| &node.pods)
     }
 
     /// Writes the mesh directory.
     fn describe(&self, manifests: &[Manifest]) -> Result<()> {
-        for pod in &self.pods {
-            if pod.spec.enrolment == Enrolment::Outside {
+        let here = self.pods.iter();
+        let here = here.map(|pod| (&pod.spec, manifest_of(pod, &pod.spec)));
+        let far = self.far_pods();
+        let far = far.map(|pod| (&pod.spec, pod.manifest()));
+        for (spec, manifest) in here.chain(far) {
+            if spec.enrolment == Enrolment::Outside {
                 continue;
             }
-            self.apply(&Manifest::namespace(&pod.spec.namespace))?;
-            let account = &pod.spec.service_account;
-            self.apply(&Manifest::service_account(&pod.spec.namespace, account))?;
-            self.apply(&manifest_of(pod, &pod.spec))?;
+            self.apply(&Manifest::namespace(&spec.namespace))?;
+            let account = &spec.service_account;
+            self.apply(&Manifest::service_account(&spec.namespace, account))?;
+            self.apply(&manifest)?;
         }
         for service in &self.services {
             let vips = of_available_families(service.v4, service.v6);

@@ -33,6 +33,16 @@ impl Netns {
             .with_context(|| format!("create network namespace {}", path.display()))
     }
 
+    /// The one that this process is in.
+    pub fn own() -> Result<Self> {
+        let path = Path::new("/proc/self/ns/net");
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(file),
+        })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -74,6 +74,18 @@ impl Netlink {
             .with_context(|| format!("bring up {link}"))
     }
 
+    pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?)
+            .mtu(mtu)
+            .build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("set the MTU of {link} to {mtu}"))
+    }
+
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
         self.handle
             .link()
@@ -109,6 +121,19 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("add veth {name} with its peer {peer}"))
+    }
+
+    /// Moves a link to another namespace, where it is down.
+    pub async fn move_to(&self, link: &str, netns: &Netns) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?)
+            .setns_by_fd(netns.file().as_raw_fd())
+            .build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("move {link} to {}", netns.path().display()))
     }
 
     /// Adds a netkit pair for routing, up at both ends: `name` here and `peer` in `peer_netns`.
@@ -263,6 +288,10 @@ impl Netlink {
         let routes = routes.map_ok(|route| format!("{:?} {:?}", route.header, route.attributes));
         let routes = routes.try_collect::<Vec<_>>().await?;
         Ok([rules, routes].concat())
+    }
+
+    pub(crate) fn has(&self, link: &str) -> bool {
+        self.index(link).is_ok()
     }
 
     /// Removes the rules of this preference; answers how many there were.

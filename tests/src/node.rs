@@ -5,7 +5,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
-    sync::atomic::{AtomicU8, Ordering},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +13,7 @@ use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
+    addressing::{Addressing, PREFIXES},
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     kernel::{has_ipv6, of_available_families},
@@ -26,10 +26,6 @@ use crate::{
 pub(crate) const POD_BRIDGE: &str = "pods";
 /// What a node and a pod call the link that leads out.
 pub(crate) const UPLINK: &str = "eth0";
-/// The lengths of the networks' prefixes, IPv4's first.
-pub(crate) const PREFIXES: [u8; 2] = [24, 64];
-/// The first pod's last byte; the gateway has 1.
-const FIRST_POD: u8 = 10;
 
 pub struct Node {
     pub name: String,
@@ -38,16 +34,14 @@ pub struct Node {
     pub directory: PathBuf,
     /// The directory of the node's cgroups, relative to the cgroup2 root.
     pub(crate) cgroups: PathBuf,
-    /// 1 for the first node, and so on: part of its addresses.
-    number: u8,
-    pods: AtomicU8,
+    pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
 }
 
 impl Node {
     pub(crate) async fn create(
         name: &str,
-        number: u8,
+        addressing: Addressing,
         mesh: &str,
         directory: PathBuf,
     ) -> Result<Self> {
@@ -63,14 +57,14 @@ impl Node {
             netns,
             directory,
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
-            number,
-            pods: AtomicU8::new(FIRST_POD),
+            addressing,
             daemon: Mutex::default(),
         };
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        for (address, prefix) in node.gateways().into_iter().zip(PREFIXES) {
+        let gateways = node.addressing.gateways();
+        for (address, prefix) in gateways.into_iter().zip(PREFIXES) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
@@ -78,10 +72,7 @@ impl Node {
 
     /// The addresses of the node itself.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        of_available_families(
-            Ipv4Addr::new(192, 168, 50, self.number),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()),
-        )
+        self.addressing.node()
     }
 
     /// The index of a pod's interface on this node.
@@ -112,29 +103,6 @@ impl Node {
         self.directory.join("ztun.sock")
     }
 
-    /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> impl Iterator<Item = (IpAddr, u8)> {
-        let networks = of_available_families(self.pod_v4(0), self.pod_v6(0));
-        networks.into_iter().zip(PREFIXES)
-    }
-
-    pub(crate) fn gateways(&self) -> Vec<IpAddr> {
-        of_available_families(self.pod_v4(1), self.pod_v6(1))
-    }
-
-    pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let number = self.pods.fetch_add(1, Ordering::Relaxed);
-        (self.pod_v4(number), self.pod_v6(number))
-    }
-
-    fn pod_v4(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 244, self.number, host)
-    }
-
-    fn pod_v6(&self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
-    }
-
     /// The file with the daemon's configuration.
     pub fn configuration(&self) -> PathBuf {
         self.directory.join("ztun.yaml")
@@ -153,6 +121,7 @@ impl Node {
         link: Link,
         pod: &Netns,
         (v4, v6): (Ipv4Addr, Ipv6Addr),
+        mtu: Option<u32>,
     ) -> Result<()> {
         let (on_node, in_pod) = (Netlink::open(&self.netns)?, Netlink::open(pod)?);
         let addresses = of_available_families(v4, v6).into_iter();
@@ -163,11 +132,16 @@ impl Node {
                 on_node
                     .add_veth(&host_end(v4), POD_BRIDGE, UPLINK, pod, hardware)
                     .await?;
+                if let Some(mtu) = mtu {
+                    // The bridge follows the smallest of its ports.
+                    on_node.set_mtu(&host_end(v4), mtu).await?;
+                    in_pod.set_mtu(UPLINK, mtu).await?;
+                }
                 in_pod.bring_up(UPLINK).await?;
                 for (address, prefix) in addresses.zip(PREFIXES) {
                     in_pod.add_address(UPLINK, address, prefix).await?;
                 }
-                for gateway in self.gateways() {
+                for gateway in self.addressing.gateways() {
                     route_by(&in_pod, gateway).await?;
                 }
             }
@@ -337,6 +311,11 @@ impl Node {
         slot.take()
             .with_context(|| format!("node {} has no daemon", self.name))
     }
+}
+
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    netlink.add_route(any(gateway), 0, gateway).await
 }
 
 /// Every address of the family.

@@ -139,6 +139,11 @@ impl PodSpec {
         }
     }
 
+    /// `namespace/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// A name for what the pod has on the machine.
     pub(crate) fn hyphenated(&self) -> String {
         format!("{}-{}", self.namespace, self.name)
@@ -219,7 +224,7 @@ impl Pod {
 
     /// `namespace/name`.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.spec.namespace, self.spec.name)
+        self.spec.path()
     }
 
     /// The SPIFFE ID that its certificate must have.

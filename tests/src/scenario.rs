@@ -100,7 +100,7 @@ fn are_installed(programs: &[String]) -> Result<(), String> {
     }
 }
 
-fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
+pub(crate) fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
     let test = test.trim_end_matches("::{{closure}}");
     if let Err(reason) = able {
         return skip(test, &reason);
@@ -118,7 +118,7 @@ fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<
 }
 
 /// Panics while the mesh is still there, so that it prints its daemons' logs.
-fn judge(result: Result<()>, mesh: Mesh) {
+pub(crate) fn judge(result: Result<()>, mesh: Mesh) {
     if let Err(error) = result {
         panic!("{error:#}");
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The test targets that guests run.
-pub const TARGETS: [&str; 8] = [
+pub const TARGETS: [&str; 9] = [
     "harness",
     "datapath",
     "coexistence",
@@ -27,9 +27,12 @@ pub const TARGETS: [&str; 8] = [
     "faults",
     "netkit",
     REFUSAL,
+    TWO_NODES,
 ];
 /// The one for kernels that are not supported.
 pub const REFUSAL: &str = "refusal";
+/// The one for two guests at once.
+pub const TWO_NODES: &str = "two_nodes";
 
 const PACKAGE: &str = "ztun-tests";
 const PROFILE: &str = "vm";
