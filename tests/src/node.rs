@@ -347,8 +347,3 @@ pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
     }
     Ok(())
 }
-
-/// Routes everything of the gateway's family by way of it.
-pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
-    netlink.add_route(any(gateway), 0, gateway).await
-}
