@@ -1,8 +1,10 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
 mod admin;
+mod audit;
 mod authorization_policy;
 mod bookinfo;
+mod couchdb_rbac;
 mod encryption;
 mod foo_bar_legacy;
 mod identity;
