@@ -90,6 +90,29 @@ fn a_client_talks_encrypted_from_an_address_that_it_gained() {
 }
 
 #[test]
+fn servers_see_the_one_of_a_clients_addresses_that_it_has_bound_to() {
+    let outside = PodSpec::new("outside/server").on("b");
+    let mesh = two_nodes().pod(outside.enrolment(Enrolment::Outside));
+    scenario(mesh, async |mesh| {
+        let client = mesh.pod("shop/client");
+        let new = gain(mesh, "shop/client", NEW).await?;
+        for server in ["shop/near", "shop/far", "outside/server"] {
+            let server = mesh.pod(server);
+            let echo = server.echo(PORT)?;
+            for (family, new) in FAMILIES.into_iter().zip(new) {
+                for source in [new, client.at(family, 0).ip(), new] {
+                    let mut stream = client.connect_from(source, server.at(family, PORT)).await?;
+                    assert_eq!(app::exchange(&mut stream, MARKER).await?, MARKER);
+                    let seen = echo.peers().last().map(SocketAddr::ip);
+                    assert_eq!(seen, Some(source), "{}", server.path());
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_pod_reaches_itself_at_and_from_an_address_that_it_gained() {
     let mesh = Mesh::builder()
         .nodes(["a"])

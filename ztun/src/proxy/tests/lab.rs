@@ -171,7 +171,10 @@ impl Lab {
     /// A bare HBONE client with the client pod's certificate.
     pub async fn tunnels(&self) -> Connection {
         let certificate = self.client.certificate().await;
-        let socket = self.client.sockets.upstream(self.addresses.hbone);
+        let socket = self
+            .client
+            .sockets
+            .upstream(self.addresses.hbone.ip(), self.addresses.hbone);
         let expected = &self.server.identity;
         let timeouts = Timeouts::default();
         let (connection, driver) = client::connect(
@@ -272,7 +275,7 @@ impl Addresses {
 }
 
 impl PodSockets for LoopbackSockets {
-    fn upstream(&self, _destination: SocketAddr) -> io::Result<TcpSocket> {
+    fn upstream(&self, _source: IpAddr, _destination: SocketAddr) -> io::Result<TcpSocket> {
         self.upstream.fetch_add(1, Ordering::Relaxed);
         bound(self.address)
     }
