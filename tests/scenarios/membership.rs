@@ -5,7 +5,7 @@ use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use ztun_tests::{
-    Enrolment, Family, Mesh, MeshBuilder, Pod, PodSpec, app,
+    Enrolment, Family, Mesh, MeshBuilder, Pod, PodSpec, Process, app,
     cni::{CniCommand, When},
     manifest::Manifest,
     mesh::Uid,
@@ -368,21 +368,20 @@ fn a_running_pod_whose_namespace_has_no_name_is_found_by_its_processes() {
 fn a_pod_that_is_reached_by_a_process_stays_captured_when_that_process_ends() {
     scenario(undeclared(), async |mesh| {
         let (pod, node) = (mesh.pod(CLIENT), mesh.node("a"));
-        let mut process = pod.command("sleep")?.arg("1000").spawn()?;
-        let pid = process.id().context("it has ended")?;
+        let process = Process::start(&pod.netns, &pod.cgroup)?;
         let cgroup = pod.cgroup.path().display().to_string();
         let enrol = [
             "enrol",
             "--pod",
             CLIENT,
             "--netns",
-            &format!("/proc/{pid}/ns/net"),
+            &format!("/proc/{}/ns/net", process.pid()),
             "--cgroup",
             &cgroup,
         ];
         let output = node.ztun(&enrol).await?;
         ensure!(output.status.success(), "{output:?}");
-        process.kill().await?;
+        drop(process);
         become_captured(mesh, [CLIENT]).await?;
         node.kill_daemon().await?;
         let _echo = mesh.pod(SERVER).echo(PORT)?;

@@ -26,6 +26,10 @@ impl Process {
         Ok(Self { sockets })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.sockets.pid()
+    }
+
     /// A TCP socket for connections to `to`, non-blocking, neither bound nor connected.
     pub fn tcp_socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
         tcp_socket(&self.sockets, to)

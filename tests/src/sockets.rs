@@ -73,6 +73,10 @@ impl SocketMaker {
         Ok(effective.context("no Uid")?.parse()?)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Calls socket(2) inside the pod.
     pub fn socket(
         &self,
