@@ -4,6 +4,7 @@ pub mod cert;
 pub mod cli;
 pub mod config;
 pub mod mesh;
+pub mod migrate;
 pub mod node;
 pub mod observe;
 pub mod proxy;

@@ -6,6 +6,7 @@ mod dump;
 mod enrol;
 mod log;
 mod node;
+mod policy;
 mod programs;
 mod status;
 mod table;
@@ -39,6 +40,8 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show or change the daemon's log filter
     Log(log::LogArgs),
+    /// Look into policies before they are in force
+    Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
     Cni,
     /// Load every kernel program into this kernel's verifier and report; nothing stays behind
@@ -80,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
+        Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };
     match result {

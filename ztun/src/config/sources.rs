@@ -232,6 +232,7 @@ impl Reader {
                 line: 1,
                 text: &text,
             })
+            .map_err(|error| error.to_string())
         });
         match value {
             Ok(Value::Null) => {}

@@ -140,7 +140,7 @@ impl PeerAuthentications {
 
 impl PeerAuthentication {
     /// In order: the oldest first.
-    fn age(&self) -> (bool, Option<OffsetDateTime>, &str) {
+    pub(crate) fn age(&self) -> (bool, Option<OffsetDateTime>, &str) {
         (self.created.is_none(), self.created, &self.name)
     }
 }

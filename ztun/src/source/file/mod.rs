@@ -9,7 +9,7 @@ mod walk;
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinHandle, time};
 use tracing::{info, warn};
 
+pub(crate) use self::reading::text;
 use self::state::DirectoryState;
 use super::TranslateSettings;
 use crate::mesh::Mesh;
@@ -34,6 +35,11 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const MAX_DEBOUNCES: usize = 20;
 /// For what the kernel doesn't report: files behind symbolic links, network file systems, overflows.
 const RESCAN: Duration = Duration::from_secs(10);
+
+/// The files that a source reads below `root`, in the order in which they count.
+pub(crate) fn manifests(root: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(walk::files(root)?.into_keys().collect())
+}
 
 /// Something that could not be taken as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Problem;
 use crate::source::{
-    document::{self, Document},
+    document::{self, Document, SyntaxError},
     kubernetes_objects::{self as objects, Kind, Object, ObjectKey, Read, ReadContext, Rejection},
 };
 
@@ -55,7 +55,8 @@ pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) ->
     reading.contents
 }
 
-fn text(path: &Path) -> Result<String, String> {
+/// A file's text, if it is one and of bearable size.
+pub(crate) fn text(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)
@@ -96,11 +97,11 @@ impl Reading<'_> {
         }
     }
 
-    fn document(&mut self, document: Document<'_>, value: Result<Value, String>) {
+    fn document(&mut self, document: Document<'_>, value: Result<Value, SyntaxError>) {
         match value {
             Ok(Value::Null) => {}
             Ok(value) => self.value(value, document.line, 0),
-            Err(error) => self.unparseable(document, &error),
+            Err(error) => self.unparseable(document, &error.to_string()),
         }
     }
 
@@ -157,6 +158,7 @@ impl Reading<'_> {
             .as_ref()
             .and_then(|key| self.previous.get_key_value(key))
             .filter(|(_, object)| !matches!(***object, Object::Unreadable(_)));
+        let message = rejection.message();
         let (outcome, replacement) = match (last_good, rejection.stand_in) {
             (Some((key, object)), _) => (
                 ": its last good version stays in force",
@@ -168,7 +170,7 @@ impl Reading<'_> {
             }
             (None, None) => (": it is left out", None),
         };
-        let message = format!("line {line}: {}{outcome}", rejection.message);
+        let message = format!("line {line}: {message}{outcome}");
         self.problem(rejection.object, message);
         if let Some((key, object)) = replacement {
             self.contents.objects.entry(key).or_insert(object);

@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod discovery;
+mod fields;
 mod metadata;
 pub mod networking;
 pub mod security;
@@ -12,15 +13,20 @@ use std::{fmt, sync::Arc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(crate) use self::metadata::or_default;
 use self::stand_in::unreadable;
 pub use self::{
     metadata::{Labels, Metadata},
     stand_in::stand_in_for_text,
 };
+use super::field::{FieldPath, FieldProblem};
 use crate::mesh::{
-    Denial, Identity, TrustDomain,
-    policy::{FailClosed, PeerAuthentication, Selector},
+    Identity, TrustDomain,
+    policy::{FailClosed, PeerAuthentication, authorization::AuthorizationPolicy},
 };
+
+/// An object's problems beyond these are only counted.
+const MAX_SHOWN: usize = 5;
 
 /// The kinds that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,8 +59,8 @@ pub enum Object {
     EndpointSlice(discovery::EndpointSlice),
     ServiceEntry(networking::ServiceEntry),
     PeerAuthentication(PeerAuthentication),
-    /// Not enforced rule by rule by this version, so it denies its target.
-    AuthorizationPolicy(FailClosed),
+    /// Shared with the engine, which keeps it too.
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Stands in for a policy that could not be read.
     Unreadable(FailClosed),
 }
@@ -76,7 +82,8 @@ pub struct Rejection {
     pub object: String,
     /// `None` where not even the name can be told.
     pub key: Option<ObjectKey>,
-    pub message: String,
+    /// At least one.
+    pub problems: Vec<FieldProblem>,
     /// For a policy: what stands in for it where no good version of it is known.
     pub stand_in: Option<Arc<Object>>,
 }
@@ -147,17 +154,19 @@ pub fn read(value: &Value, context: ReadContext<'_>) -> Result<Read, Rejection> 
                 "`{}` is not a kind of security.istio.io: use PeerAuthentication or AuthorizationPolicy",
                 header.kind
             );
-            return Err(header.reject(None, message, value, context));
+            let problem = FieldProblem::new(FieldPath::of("kind"), message);
+            return Err(header.reject(None, vec![problem], value, context));
         }
         ("", "") => {
-            let message = "not a Kubernetes object: `apiVersion` or `kind` is missing".to_owned();
-            return Err(header.reject(None, message, value, context));
+            let message = "not a Kubernetes object: `apiVersion` or `kind` is missing";
+            let problem = FieldProblem::new(FieldPath::default(), message);
+            return Err(header.reject(None, vec![problem], value, context));
         }
         _ => return Ok(Read::Unknown(header.type_name())),
     };
     match header.read(kind, value, context) {
         Ok(object) => Ok(Read::Object(header.key(kind), Arc::new(object))),
-        Err(message) => Err(header.reject(Some(kind), message, value, context)),
+        Err(problems) => Err(header.reject(Some(kind), problems, value, context)),
     }
 }
 
@@ -207,7 +216,12 @@ impl<'a> Header<'a> {
         }
     }
 
-    fn read(&self, kind: Kind, value: &Value, context: ReadContext<'_>) -> Result<Object, String> {
+    fn read(
+        &self,
+        kind: Kind,
+        value: &Value,
+        context: ReadContext<'_>,
+    ) -> Result<Object, Vec<FieldProblem>> {
         let (group, versions): (_, &[&str]) = match kind {
             Kind::Namespace | Kind::Pod | Kind::Service => ("", &["v1"]),
             Kind::EndpointSlice => ("discovery.k8s.io", &["v1"]),
@@ -219,22 +233,33 @@ impl<'a> Header<'a> {
             }
         };
         if self.group != group || !versions.contains(&self.version) {
-            return Err(format!(
-                "apiVersion: expected {} of group `{group}`",
-                versions.join(" or ")
-            ));
+            let message = format!("expected {} of group `{group}`", versions.join(" or "));
+            return Err(at("apiVersion", message));
         }
         let key = self.key(kind);
         if let Err(error) = Identity::new(context.trust_domain.clone(), &key.namespace, "default") {
-            return Err(format!("metadata.namespace: {error}"));
+            return Err(at("metadata.namespace", error.to_string()));
+        }
+        for field in ["namespace", "name"] {
+            let found = value
+                .get("metadata")
+                .and_then(|metadata| metadata.get(field));
+            if let Some(found) = found.filter(|found| !found.is_string() && !found.is_null()) {
+                let field = format!("metadata.{field}");
+                return Err(at(
+                    &field,
+                    format!("expected text, found {found}: put it in quotes"),
+                ));
+            }
         }
         if self.name.is_empty() {
-            return Err("metadata.name: missing".to_owned());
+            return Err(at("metadata.name", "missing"));
         }
+        let whole = FieldPath::default();
         match kind {
-            Kind::Namespace => typed(value).map(Object::Namespace),
+            Kind::Namespace => typed(value, &whole).map(Object::Namespace),
             Kind::Pod => {
-                let pod: core::Pod = typed(value)?;
+                let pod: core::Pod = typed(value, &whole)?;
                 service_account(
                     pod.spec.service_account_name.as_deref(),
                     "spec.serviceAccountName",
@@ -243,7 +268,7 @@ impl<'a> Header<'a> {
                 Ok(Object::Pod(pod))
             }
             Kind::WorkloadEntry => {
-                let entry: networking::WorkloadEntry = typed(value)?;
+                let entry: networking::WorkloadEntry = typed(value, &whole)?;
                 service_account(
                     entry.spec.service_account.as_deref(),
                     "spec.serviceAccount",
@@ -251,21 +276,15 @@ impl<'a> Header<'a> {
                 )?;
                 Ok(Object::WorkloadEntry(entry))
             }
-            Kind::Service => typed(value).map(Object::Service),
-            Kind::EndpointSlice => typed(value).map(Object::EndpointSlice),
-            Kind::ServiceEntry => typed(value).map(Object::ServiceEntry),
-            Kind::PeerAuthentication => typed(value)
-                .map(|policy| Object::PeerAuthentication(peer_authentication(&key, policy))),
+            Kind::Service => typed(value, &whole).map(Object::Service),
+            Kind::EndpointSlice => typed(value, &whole).map(Object::EndpointSlice),
+            Kind::ServiceEntry => typed(value, &whole).map(Object::ServiceEntry),
+            Kind::PeerAuthentication => {
+                security::peer_authentication(&key, value).map(Object::PeerAuthentication)
+            }
             Kind::AuthorizationPolicy => {
-                typed::<security::AuthorizationPolicy>(value)?;
-                Ok(Object::AuthorizationPolicy(FailClosed {
-                    target: security::target(value, context.root_namespace),
-                    denial: Denial {
-                        policy: key.to_string().into(),
-                        reason: "this version does not support AuthorizationPolicy, so nobody may enter what it is for".into(),
-                        hint: "remove the policy or use a version that supports it".into(),
-                    },
-                }))
+                let policy = security::authorization_policy(&key, value)?;
+                Ok(Object::AuthorizationPolicy(Arc::new(policy)))
             }
         }
     }
@@ -273,34 +292,53 @@ impl<'a> Header<'a> {
     fn reject(
         &self,
         kind: Option<Kind>,
-        message: String,
+        problems: Vec<FieldProblem>,
         value: &Value,
         context: ReadContext<'_>,
     ) -> Rejection {
         let key = kind.map(|kind| self.key(kind));
         let object = match &key {
             Some(key) => key.to_string(),
+            None if self.kind.is_empty() => String::new(),
             None => format!("{} {}/{}", self.type_name(), self.namespace, self.name),
         };
-        let restricts = kind.map_or(self.group == "security.istio.io", Kind::is_policy);
-        let stand_in = restricts.then(|| {
-            let target = security::target(value, context.root_namespace);
-            Arc::new(Object::Unreadable(unreadable(&object, &message, target)))
-        });
-        Rejection {
+        let mut rejection = Rejection {
             object,
             key: key.filter(|key| !key.name.is_empty()),
-            message,
-            stand_in,
+            problems,
+            stand_in: None,
+        };
+        let restricts = kind.map_or(self.group == "security.istio.io", Kind::is_policy);
+        if restricts && !security::decides_nothing(value) {
+            let target = security::target(value, context.root_namespace);
+            let closed = unreadable(&rejection.object, &rejection.message(), target);
+            rejection.stand_in = Some(Arc::new(Object::Unreadable(closed)));
         }
+        rejection
     }
 }
 
-/// The path of the wrong field comes first in the message.
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
-        path if path == "." => error.into_inner().to_string(),
-        path => format!("{path}: {}", error.into_inner()),
+impl Rejection {
+    /// What is wrong, in one line.
+    pub fn message(&self) -> String {
+        let shown = self.problems.iter().take(MAX_SHOWN);
+        let mut shown: Vec<String> = shown.map(ToString::to_string).collect();
+        if let Some(more @ 1..) = self.problems.len().checked_sub(MAX_SHOWN) {
+            shown.push(format!("and {more} more"));
+        }
+        shown.join("; ")
+    }
+}
+
+fn at(field: &str, message: impl Into<String>) -> Vec<FieldProblem> {
+    vec![FieldProblem::new(FieldPath::of(field), message)]
+}
+
+/// A type of what stands at `path`.
+fn typed<T: DeserializeOwned>(value: &Value, path: &FieldPath) -> Result<T, Vec<FieldProblem>> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = path.join(&error.path().into());
+        vec![FieldProblem::new(path, error.into_inner().to_string())]
     })
 }
 
@@ -308,29 +346,9 @@ fn service_account(
     name: Option<&str>,
     field: &str,
     context: ReadContext<'_>,
-) -> Result<(), String> {
+) -> Result<(), Vec<FieldProblem>> {
     let name = name.filter(|name| !name.is_empty()).unwrap_or("default");
     Identity::new(context.trust_domain.clone(), "default", name)
         .map(drop)
-        .map_err(|error| format!("{field}: {error}"))
-}
-
-fn peer_authentication(
-    key: &ObjectKey,
-    policy: security::PeerAuthentication,
-) -> PeerAuthentication {
-    let mode = |mtls: security::MutualTls| mtls.mode.mtls_mode();
-    PeerAuthentication {
-        namespace: Arc::clone(&key.namespace),
-        name: Arc::clone(&key.name),
-        created: policy.metadata.creation_timestamp,
-        selector: Selector(policy.spec.selector.unwrap_or_default().match_labels),
-        mode: policy.spec.mtls.and_then(mode),
-        port_modes: policy
-            .spec
-            .port_level_mtls
-            .into_iter()
-            .map(|(port, mtls)| (port, mode(mtls)))
-            .collect(),
-    }
+        .map_err(|error| at(field, error.to_string()))
 }

@@ -1,6 +1,7 @@
 //! Kubernetes objects to the mesh: the same for files and for the API server.
 
 mod namespace;
+mod policy;
 mod service;
 mod workload;
 
@@ -11,10 +12,7 @@ use std::{
 
 use self::namespace::Translated;
 use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
-use crate::mesh::{
-    Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid,
-    policy::{Policy, PolicyKey, PolicyKind},
-};
+use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
@@ -128,7 +126,7 @@ impl Translator {
             .values()
             .flat_map(|contents| contents.problems.clone());
         let mut problems: Vec<_> = within.collect();
-        problems.extend(self.closed_targets());
+        problems.extend(policy::problems(&self.objects));
         problems.extend(self.contested_addresses());
         problems.extend(self.contested_vips());
         problems
@@ -172,28 +170,13 @@ impl Translator {
     }
 
     fn replace_policy(&mut self, key: &ObjectKey) {
-        let Some(policy_key) = policy_key(key) else {
+        let Some(policy_key) = policy::key(key) else {
             return;
         };
-        match self.objects.get(key).and_then(|object| policy(object)) {
+        match self.objects.get(key).and_then(|object| policy::of(object)) {
             Some(policy) => self.snapshot.insert_policy(policy_key, policy),
             None => self.snapshot.remove_policy(&policy_key),
         }
-    }
-
-    fn closed_targets(&self) -> impl Iterator<Item = ObjectProblem> {
-        self.objects
-            .iter()
-            .filter_map(|(key, object)| match &**object {
-                Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-                    Some(ObjectProblem {
-                        key: key.clone(),
-                        object: policy.denial.policy.to_string(),
-                        message: format!("denies {}: {}", policy.target, policy.denial.reason),
-                    })
-                }
-                _ => None,
-            })
     }
 
     fn contested_addresses(&self) -> Vec<ObjectProblem> {
@@ -234,29 +217,6 @@ impl Translator {
             }));
         }
         problems
-    }
-}
-
-fn policy_key(key: &ObjectKey) -> Option<PolicyKey> {
-    let kind = match key.kind {
-        Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
-        Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
-        _ => return None,
-    };
-    Some(PolicyKey {
-        kind,
-        namespace: Arc::clone(&key.namespace),
-        name: Arc::clone(&key.name),
-    })
-}
-
-fn policy(object: &Object) -> Option<Policy> {
-    match object {
-        Object::PeerAuthentication(policy) => Some(Policy::PeerAuthentication(policy.clone())),
-        Object::AuthorizationPolicy(policy) | Object::Unreadable(policy) => {
-            Some(Policy::FailClosed(policy.clone()))
-        }
-        _ => None,
     }
 }
 

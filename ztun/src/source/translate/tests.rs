@@ -201,9 +201,9 @@ status: {phase: Pending}
         objects::read(&value, translator.settings().read_context()).unwrap_err()
     };
     assert!(
-        error.message.starts_with("metadata.uid: "),
+        error.message().starts_with("metadata.uid: "),
         "{}",
-        error.message
+        error.message()
     );
 
     let (snapshot, _) = translated(&text.replace("1234", "\"1234\""));

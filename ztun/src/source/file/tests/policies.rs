@@ -24,7 +24,10 @@ async fn a_policy_with_a_typo_keeps_its_last_good_version() {
             it.reports("PeerAuthentication foo/default", "last good")
         })
         .await;
-    directory.assert_reports("PeerAuthentication foo/default", "unknown field `mtl`");
+    directory.assert_reports(
+        "PeerAuthentication foo/default",
+        "spec.mtl: unknown field: write `mtls`",
+    );
     assert!(directory.denial("a").unwrap().contains("mode STRICT"));
 }
 
@@ -71,33 +74,101 @@ async fn a_policy_that_was_never_readable_denies_its_target_and_says_so() {
     }
 }
 
+const ALLOW_PORT: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: foo}
+spec:
+  selector: {matchLabels: {app: a}}
+  action: ALLOW
+  rules:
+  - to:
+    - operation: {ports: [\"80\"]}
+";
+
 #[tokio::test]
-async fn an_authorization_policy_denies_its_target_until_it_is_supported() {
-    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: foo}\nspec: {selector: {matchLabels: {app: a}}, action: ALLOW, rules: [{}]}\n";
+async fn an_authorization_policy_decides_as_it_is_written() {
+    let policy = |from: &str, to: &str| ALLOW_PORT.replace(from, to);
     let pods = pod("a", "10.0.0.1") + &pod("b", "10.0.0.2");
-    let directory = MeshDirectory::start(&[("p.yaml", policy), ("pods.yaml", &pods)]);
+    // The connections of these tests are to port 80.
+    for (policy, a_is_denied, b_is_denied) in [
+        (policy("", ""), false, false),
+        (policy("80", "81"), true, false),
+        (policy("ALLOW", "DENY"), true, false),
+        (policy("ALLOW", "AUDIT"), false, false),
+        (policy("app: a", "app: b"), false, false),
+        (
+            policy("  selector: {matchLabels: {app: a}}\n", "").replace("80", "81"),
+            true,
+            true,
+        ),
+        (policy("app: a", "app: b").replace("80", "81"), false, true),
+        (
+            policy("namespace: foo", "namespace: istio-system").replace("80", "81"),
+            true,
+            false,
+        ),
+        (
+            policy("namespace: foo", "namespace: bar").replace("80", "81"),
+            false,
+            false,
+        ),
+    ] {
+        let directory = MeshDirectory::start(&[("p.yaml", &policy), ("pods.yaml", &pods)]);
+        assert_eq!(*directory.source.problems(), [], "{policy}");
+        assert_eq!(directory.denial("a").is_some(), a_is_denied, "{policy}");
+        assert_eq!(directory.denial("b").is_some(), b_is_denied, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_policy_that_cannot_be_taken_closes_its_target_until_it_can() {
+    let custom = ALLOW_PORT.replace("ALLOW", "CUSTOM");
+    let pods = pod("a", "10.0.0.1") + &pod("b", "10.0.0.2");
+    let directory = MeshDirectory::start(&[("p.yaml", &custom), ("pods.yaml", &pods)]);
+    let denial = directory.denial("a").unwrap();
+    assert!(denial.contains("AuthorizationPolicy foo/p"), "{denial}");
     assert!(
-        directory
-            .denial("a")
-            .unwrap()
-            .contains("AuthorizationPolicy foo/p")
+        denial.contains("CUSTOM asks an external authorizer"),
+        "{denial}"
     );
     assert_eq!(directory.denial("b"), None);
-    directory.assert_reports(
-        "AuthorizationPolicy foo/p",
-        "does not support AuthorizationPolicy",
-    );
+    directory.assert_reports("AuthorizationPolicy foo/p", "line 1: spec.action: CUSTOM");
 
-    directory.write(
-        "p.yaml",
-        &policy.replace("namespace: foo", "namespace: istio-system"),
-    );
+    directory.write("p.yaml", ALLOW_PORT);
     directory
-        .becomes("the root namespace's covers the mesh", |it| {
-            it.denial("a")
-                .is_some_and(|denial| denial.contains("istio-system/p"))
+        .becomes("the policy lets port 80 in", |it| it.denial("a").is_none())
+        .await;
+    directory.write("p.yaml", &ALLOW_PORT.replace("operation:", "operations:"));
+    directory
+        .becomes("the typo is reported", |it| {
+            it.reports(
+                "AuthorizationPolicy foo/p",
+                "last good version stays in force",
+            )
         })
         .await;
+    assert_eq!(directory.denial("a"), None);
+}
+
+#[tokio::test]
+async fn what_layer_4_cannot_enforce_is_reported_and_never_permissive() {
+    let to_methods = ALLOW_PORT.replace("ports: [\"80\"]", "methods: [GET]");
+    for (policy, consequence) in [
+        (to_methods.clone(), "this rule of an ALLOW never matches"),
+        (
+            to_methods.replace("ALLOW", "DENY"),
+            "this rule denies every connection",
+        ),
+    ] {
+        let pods = pod("a", "10.0.0.1");
+        let directory = MeshDirectory::start(&[("p.yaml", &policy), ("pods.yaml", &pods)]);
+        assert!(directory.denial("a").is_some(), "{policy}");
+        let message = format!(
+            "spec.rules[0]: not enforceable at layer 4: to[0].operation.methods; so {consequence}"
+        );
+        directory.assert_reports("AuthorizationPolicy foo/p", &message);
+    }
 }
 
 #[tokio::test]
