@@ -33,7 +33,10 @@ use self::{
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
     config::{self, Config, Timeouts},
-    mesh::Mesh,
+    mesh::{
+        Mesh,
+        transport::{SameNode, TransportSettings},
+    },
     observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
@@ -258,13 +261,20 @@ fn proxy_settings(config: &Config) -> ProxySettings {
             http2_handshake,
             connect_response,
         },
-        same_node: match config.same_node {
-            config::SameNode::Direct => proxy::SameNode::Direct,
-            config::SameNode::Tunnel => proxy::SameNode::Tunnel,
-        },
+        transport: transport_settings(config),
         pending_handshakes: config.limits.pending_handshakes.get(),
         connections: config.limits.connections.get(),
         streams_per_connection: config.limits.streams_per_connection.get(),
         ..ProxySettings::default()
+    }
+}
+
+fn transport_settings(config: &Config) -> TransportSettings {
+    TransportSettings {
+        same_node: match config.same_node {
+            config::SameNode::Direct => SameNode::Direct,
+            config::SameNode::Tunnel => SameNode::Tunnel,
+        },
+        ..TransportSettings::default()
     }
 }
