@@ -1,5 +1,6 @@
 //! The commands of `ztun`, one file each.
 
+mod authz;
 mod client;
 mod cni;
 mod dump;
@@ -10,6 +11,7 @@ mod policy;
 mod programs;
 mod status;
 mod table;
+mod tls_check;
 mod unenrol;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -40,6 +42,10 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show or change the daemon's log filter
     Log(log::LogArgs),
+    /// Tell what both sides of a connection do about mutual TLS
+    TlsCheck(tls_check::TlsCheckArgs),
+    /// Tell who may talk to whom, and by which policy
+    Authz(authz::AuthzArgs),
     /// Look into policies before they are in force
     Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
@@ -83,6 +89,8 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
+        Command::TlsCheck(args) => tls_check::run(args),
+        Command::Authz(args) => authz::run(args),
         Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };

@@ -152,6 +152,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         pods: pods.clone(),
         status,
         config: config.clone(),
+        transport: transport_settings(&config),
         log,
     });
     let api = tokio::task::spawn_local(api_server.serve(api));
