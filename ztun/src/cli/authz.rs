@@ -117,11 +117,7 @@ fn judgement_text(f: &mut fmt::Formatter<'_>, judgement: &Judgement) -> fmt::Res
         }
         Decision::Allow => match &explanation.decided_by {
             None => writeln!(f, "  no policy has a say: whoever connects is let in")?,
-            Some(decider) => {
-                let rule = decider.rule.map(|rule| format!(", rules[{rule}]"));
-                let rule = rule.unwrap_or_default();
-                writeln!(f, "  allowed by {}{rule}", decider.policy)?;
-            }
+            Some(decider) => writeln!(f, "  allowed by {decider}")?,
         },
     }
     let mutual_tls = &explanation.mutual_tls;

@@ -9,16 +9,16 @@ use super::{
     workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
 };
 
-pub(super) fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn uid(name: &str) -> WorkloadUid {
+pub(crate) fn uid(name: &str) -> WorkloadUid {
     WorkloadUid(format!("test//Pod/foo/{name}").into())
 }
 
 /// A pod of namespace `foo`.
-pub(super) fn workload(name: &str, addresses: &[&str]) -> Workload {
+pub(crate) fn workload(name: &str, addresses: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         pod: PodName::new("foo", name),
@@ -39,7 +39,7 @@ pub(super) fn workload(name: &str, addresses: &[&str]) -> Workload {
     }
 }
 
-pub(super) fn born(seconds: i64, workload: Workload) -> Workload {
+pub(crate) fn born(seconds: i64, workload: Workload) -> Workload {
     Workload {
         created: Some(OffsetDateTime::from_unix_timestamp(seconds).unwrap()),
         ..workload
@@ -47,7 +47,7 @@ pub(super) fn born(seconds: i64, workload: Workload) -> Workload {
 }
 
 /// A service of namespace `foo` whose port 80 is its endpoints' port 8080.
-pub(super) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> Service {
+pub(crate) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> Service {
     let endpoint = |(workload, ready): &(&str, bool)| {
         let endpoint = Endpoint {
             ports: BTreeMap::from([(80, 8080)]),
@@ -64,6 +64,6 @@ pub(super) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> 
     }
 }
 
-pub(super) fn arc<T>(value: T) -> Arc<T> {
+pub(crate) fn arc<T>(value: T) -> Arc<T> {
     Arc::new(value)
 }

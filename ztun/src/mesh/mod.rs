@@ -22,4 +22,4 @@ pub use workload::{PodName, Workload, WorkloadUid};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod fixture;
+pub(crate) mod fixture;

@@ -4,6 +4,7 @@
 mod attempt;
 mod authz_explain;
 mod lookup;
+pub mod simulate;
 mod tls_check;
 
 pub use self::{

@@ -1,6 +1,6 @@
 //! The decision on a connection, with all that led to it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -104,4 +104,15 @@ fn authorization_decider(policies: &[PolicyExplanation]) -> Option<Decider> {
         policy: Arc::clone(&decider.policy),
         rule: decider.matching_rule,
     })
+}
+
+/// Such as `AuthorizationPolicy foo/allow-web, rules[0]`.
+impl fmt::Display for Decider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.policy)?;
+        match self.rule {
+            Some(rule) => write!(f, ", rules[{rule}]"),
+            None => Ok(()),
+        }
+    }
 }
