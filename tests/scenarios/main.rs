@@ -1,10 +1,12 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
 mod admin;
+mod answers;
 mod authorization_policy;
 mod bookinfo;
 mod encryption;
 mod foo_bar_legacy;
+mod fruits_catalog;
 mod identity;
 mod migrate;
 mod mtls;

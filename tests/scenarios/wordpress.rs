@@ -44,7 +44,7 @@ fn wordpress() {
         let (wordpress, database) = (mesh.pod(WORDPRESS), mesh.pod(DATABASE));
         let files = [("healthz", &b"alive"[..])];
         let _nginx = Server::nginx(mesh, wordpress, &files).await?;
-        let _mariadb = Server::mariadb(mesh, database).await?;
+        let _mariadb = Server::mariadb(mesh, database, MARIADB_PORT).await?;
         let http = Probes::start(
             mesh.node("a"),
             wordpress.at(Family::V4, NGINX_PORT),

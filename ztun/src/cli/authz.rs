@@ -116,7 +116,7 @@ fn judgement_text(f: &mut fmt::Formatter<'_>, judgement: &Judgement) -> fmt::Res
             writeln!(f, "  {denial}")?;
         }
         Decision::Allow => match &explanation.decided_by {
-            None => writeln!(f, "  no policy has a say: whoever connects is let in")?,
+            None => writeln!(f, "  no policy denies it, and none has to allow it")?,
             Some(decider) => writeln!(f, "  allowed by {decider}")?,
         },
     }

@@ -132,7 +132,7 @@ impl fmt::Display for Text<'_> {
             writeln!(f, "NEWLY ALLOWED  {}", Line(change))?;
             match &change.decided_by {
                 Some(decider) => writeln!(f, "  allowed by {decider}")?,
-                None => writeln!(f, "  no policy has a say")?,
+                None => writeln!(f, "  no policy denies it, and none has to allow it")?,
             }
             if let Some(denied) = &change.flow.denied {
                 writeln!(f, "  before: {denied}")?;
