@@ -1,6 +1,6 @@
 //! What the command line says of a connection, against what becomes of one.
 
-use std::{fs, process::Output};
+use std::{fs, path::Path, process::Output};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -207,27 +207,25 @@ fn authz_explain_says_what_happens_and_why() {
 
 #[test]
 fn policies_are_tried_against_what_the_daemon_logged() {
+    let denied = "cluster.local/ns/shop/sa/client";
     for format in ["json", "text"] {
-        let mesh = shop().setting("logFormat", json!(format));
+        let mesh = shop()
+            .setting("logFormat", json!(format))
+            .manifest(policy("DENY", &json!({ "principals": [denied] })));
         scenario(mesh, async |mesh| {
             let _echo = mesh.pod("shop/server").echo(PORT)?;
-            let denied = mesh.pod("outside/client").v4.to_string();
-            mesh.apply(&policy("DENY", &json!({ "ipBlocks": [denied] })))?;
-            wait::until("the outsider is refused", async || {
-                exchange(mesh, "outside/client").await.is_err()
-            })
-            .await?;
-            exchange(mesh, "shop/client").await?;
             exchange(mesh, "shop/near").await?;
+            exchange(mesh, "outside/client").await?;
+            assert!(exchange(mesh, "shop/client").await.is_err());
             let node = mesh.node("b");
-            let identities = ["shop/client", "shop/near"].map(|pod| mesh.pod(pod).identity());
+            let outsider = mesh.pod("outside/client").v4.to_string();
             wait::until("all are logged", async || {
                 let log = node.log();
                 let logged = |text: &str| {
                     let mut lines = log.lines();
                     lines.any(|line| line.contains("inbound") && line.contains(text))
                 };
-                identities.iter().all(|identity| logged(identity)) && logged("denied by")
+                [denied, "sa/near", &outsider].into_iter().all(logged)
             })
             .await?;
             let (flows, proposal) = (mesh.scratch("flows")?.join("log"), mesh.scratch("mesh")?);
@@ -236,32 +234,23 @@ fn policies_are_tried_against_what_the_daemon_logged() {
                 let entry = entry?;
                 fs::copy(entry.path(), proposal.join(entry.file_name()))?;
             }
-            let simulate = async || {
-                Command::new(daemon::binary()?)
-                    .args(["policy", "simulate", "-o", "json", "--against"])
-                    .args([&flows, &proposal])
-                    .output()
-                    .await
-                    .context("run ztun policy simulate")
-            };
-            let same: Value = serde_json::from_str(&said(&simulate().await?, OK)?)?;
-            assert_eq!(same["newlyDenied"], json!([]), "{same}");
-            assert_eq!(same["newlyAllowed"], json!([]), "{same}");
+            let same = simulate(&flows, &proposal, OK).await?;
+            let changes = (&same["newlyDenied"], &same["newlyAllowed"]);
+            assert_eq!(changes, (&json!([]), &json!([])), "{same}");
+            let counts = (&same["stillDenied"], &same["stillAllowed"]);
+            assert_eq!(counts, (&json!(1), &json!(2)), "{same}");
 
-            let near = policy(
-                "DENY",
-                &json!({ "principals": [principal(mesh, "shop/near")] }),
-            );
-            MeshDirectory::create(proposal.clone())?.apply(&near)?;
-            let changed: Value = serde_json::from_str(&said(&simulate().await?, NEWLY_DENIED)?)?;
-            let flow_of = |changes: &Value, field: &str| {
+            let other = policy("DENY", &json!({ "ipBlocks": [outsider] }));
+            MeshDirectory::create(proposal.clone())?.apply(&other)?;
+            let changed = simulate(&flows, &proposal, NEWLY_DENIED).await?;
+            let only = |changes: &Value, field: &str| {
                 assert_eq!(changes.as_array().map(Vec::len), Some(1), "{changed}");
                 changes[0]["flow"][field].clone()
             };
-            let newly_denied = flow_of(&changed["newlyDenied"], "sourceIdentity");
-            assert_eq!(newly_denied, json!(identities[1]));
-            let newly_allowed = flow_of(&changed["newlyAllowed"], "sourceAddress");
-            assert_eq!(newly_allowed, json!(denied));
+            let newly_denied = only(&changed["newlyDenied"], "sourceAddress");
+            assert_eq!(newly_denied, json!(outsider));
+            let newly_allowed = only(&changed["newlyAllowed"], "sourceIdentity");
+            assert_eq!(newly_allowed, json!(mesh.pod("shop/client").identity()));
             Ok(())
         });
     }
@@ -273,6 +262,16 @@ const LET_IN: &str = "no policy denies it, and none has to allow it";
 
 fn mismatch(seen: &str) -> String {
     format!("rules[0].from[0].source.principals does not match: it sees {seen}")
+}
+
+async fn simulate(flows: &Path, proposal: &Path, code: i32) -> Result<Value> {
+    let output = Command::new(daemon::binary()?)
+        .args(["policy", "simulate", "-o", "json", "--against"])
+        .args([flows, proposal])
+        .output()
+        .await
+        .context("run ztun policy simulate")?;
+    Ok(serde_json::from_str(&said(&output, code)?)?)
 }
 
 /// Of the source and the server's own port, by the server's daemon.
