@@ -32,11 +32,8 @@ use self::{
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
-    config::{self, Config, Timeouts},
-    mesh::{
-        Mesh,
-        transport::{SameNode, TransportSettings},
-    },
+    config::{Config, Timeouts},
+    mesh::Mesh,
     observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
@@ -152,7 +149,6 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         pods: pods.clone(),
         status,
         config: config.clone(),
-        transport: transport_settings(&config),
         log,
     });
     let api = tokio::task::spawn_local(api_server.serve(api));
@@ -262,20 +258,10 @@ fn proxy_settings(config: &Config) -> ProxySettings {
             http2_handshake,
             connect_response,
         },
-        transport: transport_settings(config),
+        transport: config.transport_settings(),
         pending_handshakes: config.limits.pending_handshakes.get(),
         connections: config.limits.connections.get(),
         streams_per_connection: config.limits.streams_per_connection.get(),
         ..ProxySettings::default()
-    }
-}
-
-fn transport_settings(config: &Config) -> TransportSettings {
-    TransportSettings {
-        same_node: match config.same_node {
-            config::SameNode::Direct => SameNode::Direct,
-            config::SameNode::Tunnel => SameNode::Tunnel,
-        },
-        ..TransportSettings::default()
     }
 }

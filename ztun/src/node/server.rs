@@ -26,10 +26,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    mesh::{
-        answers::{Answers, Query, QueryError},
-        transport::TransportSettings,
-    },
+    mesh::answers::{Answers, Query, QueryError},
     observe::LogFilter,
 };
 
@@ -56,7 +53,6 @@ pub struct Api {
     pub pods: Arc<Pods>,
     pub status: StatusReporter,
     pub config: Config,
-    pub transport: TransportSettings,
     pub log: LogFilter,
 }
 
@@ -193,7 +189,7 @@ async fn answer_about_mesh<T: Send + 'static>(
         let error = "the mesh state is not read yet".to_owned();
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error));
     }
-    let (snapshot, transport) = (mesh.snapshot(), api.transport);
+    let (snapshot, transport) = (mesh.snapshot(), api.config.transport_settings());
     let answering = tokio::task::spawn_blocking(move || {
         ask(Answers {
             snapshot: &snapshot,

@@ -174,13 +174,11 @@ impl Snapshot {
 
     /// By its whole host name, or by as much of it as an application in a pod may write.
     fn service_by_host(&self, host: &str) -> Option<&Arc<Service>> {
+        let short = host.strip_suffix(".svc").unwrap_or(host);
         self.services().find(|service| {
-            let rest = service.hostname.strip_prefix(host);
-            rest.is_some_and(|rest| {
-                rest.is_empty()
-                    || (host.contains('.') && rest.starts_with(".svc."))
-                    || (host.ends_with(".svc") && rest.starts_with('.'))
-            })
+            let rest = service.hostname.strip_prefix(short);
+            *service.hostname == *host
+                || (short.contains('.') && rest.is_some_and(|rest| rest.starts_with(".svc.")))
         })
     }
 
