@@ -1,12 +1,14 @@
 //! What operators do and see: namespaces under STRICT, real servers, certificates, status.
 
 mod admin;
+mod answers;
 mod audit;
 mod authorization_policy;
 mod bookinfo;
 mod couchdb_rbac;
 mod encryption;
 mod foo_bar_legacy;
+mod fruits_catalog;
 mod identity;
 mod membership;
 mod migrate;

@@ -73,7 +73,7 @@ fn redis_serves_its_own_client() {
 fn mariadb_serves_its_own_client() {
     let mesh = server(MARIADB_PORT).needs("mariadbd").needs("mariadb");
     scenario(mesh, async |mesh| {
-        let _mariadb = Server::mariadb(mesh, mesh.pod("shop/server")).await?;
+        let _mariadb = Server::mariadb(mesh, mesh.pod("shop/server"), MARIADB_PORT).await?;
         let pod = mesh.pod("shop/client");
         let capture = mesh.capture()?;
         for family in [Family::V4, Family::V6] {

@@ -25,6 +25,10 @@ const NAMESPACE: &str = "wordpress-app";
 const WORDPRESS: &str = "wordpress-app/wordpress";
 const DATABASE: &str = "wordpress-app/wordpress-mysql";
 
+/// Exit codes of `ztun tls-check`.
+const CONFLICT: i32 = 3;
+const PLAINTEXT: i32 = 4;
+
 #[test]
 fn wordpress() {
     let legacy = PodSpec::new("legacy/client")
@@ -44,7 +48,7 @@ fn wordpress() {
         let (wordpress, database) = (mesh.pod(WORDPRESS), mesh.pod(DATABASE));
         let files = [("healthz", &b"alive"[..])];
         let _nginx = Server::nginx(mesh, wordpress, &files).await?;
-        let _mariadb = Server::mariadb(mesh, database).await?;
+        let _mariadb = Server::mariadb(mesh, database, MARIADB_PORT).await?;
         let http = Probes::start(
             mesh.node("a"),
             wordpress.at(Family::V4, NGINX_PORT),
@@ -55,12 +59,15 @@ fn wordpress() {
 
         query(mesh, WORDPRESS).await?;
         query(mesh, "legacy/client").await.context("no policy")?;
+        assert_eq!(tls_check(mesh, "legacy/client").await?, Some(PLAINTEXT));
 
         mesh.set_mtls(NAMESPACE, MtlsMode::Strict)?;
         wait::until("plaintext is refused", async || {
             query(mesh, "legacy/client").await.is_err()
         })
         .await?;
+        assert_eq!(tls_check(mesh, "legacy/client").await?, Some(CONFLICT));
+        assert_eq!(tls_check(mesh, WORDPRESS).await?, Some(0));
         let (http_before, tcp_before) = (http.passed(), tcp.passed());
         query(mesh, WORDPRESS).await?;
         wait::until("probes go on under STRICT", async || {
@@ -89,6 +96,15 @@ async fn query(mesh: &Mesh, pod: &str) -> Result<()> {
         "--execute=SELECT 1",
     ];
     client(mesh.pod(pod), "mariadb", &arguments).await.map(drop)
+}
+
+/// How the database's daemon answers for a client: its exit code.
+async fn tls_check(mesh: &Mesh, pod: &str) -> Result<Option<i32>> {
+    let source = mesh.pod(pod).v4.to_string();
+    let destination = format!("pod/{DATABASE}:{MARIADB_PORT}");
+    let arguments = ["tls-check", &source, &destination];
+    let output = mesh.node("b").ztun(&arguments).await?;
+    Ok(output.status.code())
 }
 
 /// A liveness probe that the kubelet repeats, until this is dropped.

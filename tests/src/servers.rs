@@ -66,8 +66,8 @@ impl Server {
         Self::start(command, directory, pod, REDIS_PORT).await
     }
 
-    /// `MariaDB` on port 3306 of both families, with the database `test`, open to everybody.
-    pub async fn mariadb(mesh: &Mesh, pod: &Pod) -> Result<Self> {
+    /// `MariaDB` on `port` of both families, with the database `test`, open to everybody.
+    pub async fn mariadb(mesh: &Mesh, pod: &Pod, port: u16) -> Result<Self> {
         let directory = directory_of(mesh, pod, "mariadb")?;
         let data = directory.join("data");
         install_mariadb(&data).await?;
@@ -76,11 +76,11 @@ impl Server {
         command
             .args(["--no-defaults", "--user=root", "--bind-address=*"])
             .args(["--skip-grant-tables", "--skip-name-resolve"])
-            .arg(format!("--port={MARIADB_PORT}"))
+            .arg(format!("--port={port}"))
             .arg(option("--datadir", &data))
             .arg(option("--socket", &directory.join("mariadb.sock")))
             .arg(option("--pid-file", &directory.join("mariadb.pid")));
-        Self::start(command, directory, pod, MARIADB_PORT).await
+        Self::start(command, directory, pod, port).await
     }
 
     async fn start(mut command: Command, directory: PathBuf, pod: &Pod, port: u16) -> Result<Self> {

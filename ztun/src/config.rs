@@ -13,7 +13,14 @@ use serde::Serialize;
 
 use self::sources::Reader;
 pub use self::sources::{ConfigFlags, ConfigSources};
-use crate::{mesh::TrustDomain, redirect::Kubelet, source::TranslateSettings};
+use crate::{
+    mesh::{
+        TrustDomain,
+        transport::{self, TransportSettings},
+    },
+    redirect::Kubelet,
+    source::TranslateSettings,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,6 +134,16 @@ impl Config {
         match config {
             Some(config) if errors.is_empty() => Ok(config),
             _ => Err(ConfigErrors(errors)),
+        }
+    }
+
+    pub fn transport_settings(&self) -> TransportSettings {
+        TransportSettings {
+            same_node: match self.same_node {
+                SameNode::Direct => transport::SameNode::Direct,
+                SameNode::Tunnel => transport::SameNode::Tunnel,
+            },
+            ..TransportSettings::default()
         }
     }
 

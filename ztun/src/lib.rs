@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod mesh;
 pub mod migrate;
+mod nearest;
 pub mod node;
 pub mod observe;
 pub mod proxy;

@@ -1,5 +1,6 @@
 //! The commands of `ztun`, one file each.
 
+mod authz;
 mod client;
 mod cni;
 mod dump;
@@ -10,6 +11,7 @@ mod policy;
 mod programs;
 mod status;
 mod table;
+mod tls_check;
 mod unenrol;
 mod verify;
 
@@ -43,6 +45,10 @@ enum Command {
     Log(log::LogArgs),
     /// Try what capture needs of this kernel, and read from it whether each pod is captured
     Verify(verify::VerifyArgs),
+    /// Tell what both sides of a connection do about mutual TLS
+    TlsCheck(tls_check::TlsCheckArgs),
+    /// Tell who may talk to whom, and by which policy
+    Authz(authz::AuthzArgs),
     /// Look into policies before they are in force
     Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
@@ -87,6 +93,8 @@ pub fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
         Command::Verify(args) => verify::run(&args),
+        Command::TlsCheck(args) => tls_check::run(args),
+        Command::Authz(args) => authz::run(args),
         Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };

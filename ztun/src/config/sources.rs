@@ -11,7 +11,10 @@ use clap::Args;
 use serde_json::Value;
 
 use super::value::Expected;
-use crate::source::document::{self, Document};
+use crate::{
+    nearest::nearest,
+    source::document::{self, Document},
+};
 
 const PREFIX: &str = "ZTUN_";
 /// Read by clap: the file that holds the rest.
@@ -176,7 +179,7 @@ impl Reader {
     pub(super) fn finish(mut self) -> Vec<String> {
         for (key, given) in self.flags.iter().chain(&self.file) {
             if !self.known.contains(&**key) {
-                let hint = nearest(key, self.known.iter().copied());
+                let hint = did_you_mean(key, self.known.iter().copied());
                 self.errors
                     .push(format!("{} is not a setting{hint}", given.origin));
             }
@@ -184,7 +187,7 @@ impl Reader {
         let variables: BTreeSet<String> = self.known.iter().map(|key| variable(key)).collect();
         for name in self.environment.keys() {
             if !variables.contains(name) && !is_service_link(name) {
-                let hint = nearest(name, variables.iter().map(String::as_str));
+                let hint = did_you_mean(name, variables.iter().map(String::as_str));
                 self.errors.push(format!("{name} is not a setting{hint}"));
             }
         }
@@ -289,26 +292,6 @@ fn is_service_link(variable: &str) -> bool {
         || variable.contains("_PORT_")
 }
 
-fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let distances = known.map(|known| (distance(key, known), known));
-    match distances.min() {
-        Some((distance, known)) if distance <= key.len() / 3 => format!(": did you mean {known}?"),
-        _ => String::new(),
-    }
-}
-
-/// Levenshtein's, without regard to case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<u8> = b.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (index, from) in a.bytes().map(|byte| byte.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = index + 1;
-        for (column, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[b.len()]
+fn did_you_mean<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest(key, known).map_or_else(String::new, |known| format!(": did you mean {known}?"))
 }

@@ -3,12 +3,14 @@
 //! Nothing here does IO, reads a clock or draws a random number by itself. Sources
 //! (`crate::source`) publish immutable [`Snapshot`]s; the proxy reads them.
 
+pub mod answers;
 mod claims;
 pub mod identity;
 pub mod policy;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod transport;
 pub mod workload;
 
 pub use identity::{Identity, TrustDomain};

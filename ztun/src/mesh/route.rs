@@ -48,6 +48,32 @@ impl Snapshot {
         if let Some(service) = self.routed_service(destination.ip()) {
             return self.route_to_service(service, destination, random);
         }
+        self.route_to_address(destination)
+    }
+
+    /// Every route that [`Self::route`] may choose for a connection to `destination`.
+    pub fn routes(&self, destination: SocketAddr) -> Vec<Route> {
+        let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+        let Some(routed) = self.routed_service(destination.ip()) else {
+            return vec![self.route_to_address(destination)];
+        };
+        let backends = match backends(routed, destination.port()) {
+            Ok(backends) => backends,
+            Err(unavailable) => return vec![unavailable],
+        };
+        let reachable = backends
+            .iter()
+            .filter_map(|backend| self.reach(backend, destination.ip()));
+        let routes: Vec<Route> = reachable
+            .map(|reached| to_endpoint(reached, &routed.service))
+            .collect();
+        if routes.is_empty() {
+            return vec![none_ready(&routed.service, destination.port())];
+        }
+        routes
+    }
+
+    fn route_to_address(&self, destination: SocketAddr) -> Route {
         match self.workload_by_address(destination.ip()) {
             Some(workload) => Route::Workload {
                 workload: Arc::clone(workload),
@@ -66,31 +92,13 @@ impl Snapshot {
         destination: SocketAddr,
         random: &mut impl Rng,
     ) -> Route {
-        let service = &routed.service;
-        let Some(backends) = routed.backends(destination.port()) else {
-            return Route::Unavailable {
-                reason: format!(
-                    "service {} has no port {} (its ports: {:?})",
-                    service.key,
-                    destination.port(),
-                    service.ports
-                ),
-            };
+        let backends = match backends(routed, destination.port()) {
+            Ok(backends) => backends,
+            Err(unavailable) => return unavailable,
         };
         match self.choose(backends, destination.ip(), random) {
-            Some((workload, address)) => Route::Workload {
-                workload: Arc::clone(workload),
-                address,
-                service: Some(Arc::clone(service)),
-            },
-            None => Route::Unavailable {
-                reason: format!(
-                    "service {} has no ready endpoint for port {} ({} known, none ready): are its pods running and ready?",
-                    service.key,
-                    destination.port(),
-                    service.endpoints.len(),
-                ),
-            },
+            Some(reached) => to_endpoint(reached, &routed.service),
+            None => none_ready(&routed.service, destination.port()),
         }
     }
 
@@ -120,6 +128,34 @@ impl Snapshot {
         let workload = self.workload(&backend.workload)?;
         let address = workload.address_like(vip)?;
         Some((workload, SocketAddr::new(address, backend.port)))
+    }
+}
+
+fn backends(routed: &RoutedService, port: u16) -> Result<&[Backend], Route> {
+    let service = &routed.service;
+    routed.backends(port).ok_or_else(|| Route::Unavailable {
+        reason: format!(
+            "service {} has no port {port} (its ports: {:?})",
+            service.key, service.ports
+        ),
+    })
+}
+
+fn to_endpoint((workload, address): (&Arc<Workload>, SocketAddr), service: &Arc<Service>) -> Route {
+    Route::Workload {
+        workload: Arc::clone(workload),
+        address,
+        service: Some(Arc::clone(service)),
+    }
+}
+
+fn none_ready(service: &Service, port: u16) -> Route {
+    Route::Unavailable {
+        reason: format!(
+            "service {} has no ready endpoint for port {port} ({} known, none ready): are its pods running and ready?",
+            service.key,
+            service.endpoints.len(),
+        ),
     }
 }
 
@@ -240,6 +276,33 @@ mod tests {
             let reason = reason(route(&snapshot, vip));
             assert!(reason.contains("no ready endpoint for port 80"), "{reason}");
         }
+    }
+
+    #[test]
+    fn all_routes_are_those_that_can_be_chosen() {
+        let mut snapshot = dual_stack();
+        snapshot.insert_service(arc(service(
+            "several",
+            &["10.1.0.5"],
+            &[("a", true), ("six", true), ("four", false), ("gone", true)],
+        )));
+        let addresses = |destination: &str| -> Vec<String> {
+            let routes = snapshot.routes(destination.parse().unwrap());
+            let addresses = routes.iter().map(|route| match route {
+                Route::Workload { address, .. } | Route::Passthrough { address } => {
+                    address.to_string()
+                }
+                Route::Unavailable { reason } => reason.clone(),
+            });
+            addresses.collect()
+        };
+        assert_eq!(
+            addresses("10.1.0.5:80"),
+            ["10.0.0.1:8080", "[fd00::2]:8080"]
+        );
+        assert_eq!(addresses("10.0.0.4:9"), ["10.0.0.4:9"]);
+        assert_eq!(addresses("[::ffff:192.0.2.1]:9"), ["192.0.2.1:9"]);
+        assert!(addresses("10.1.0.5:81")[0].contains("has no port 81"));
     }
 
     #[test]

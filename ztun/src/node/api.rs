@@ -9,6 +9,8 @@
 //! | `GET /v1/mesh` | – | [`Snapshot`](crate::mesh::Snapshot) |
 //! | `GET /v1/log-filter` | – | [`LogFilterBody`] |
 //! | `PUT /v1/log-filter` | [`LogFilterBody`] | the same, once it is in force |
+//! | `POST /v1/tls-check` | [`TlsCheckRequest`] | a list of [`TlsCheck`](crate::mesh::answers::TlsCheck) |
+//! | `POST /v1/authz-explain` | [`Query`] | a list of [`AuthzExplanation`](crate::mesh::answers::AuthzExplanation) |
 //!
 //! Errors are [`ErrorBody`] with a status of 400 and above.
 
@@ -16,7 +18,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{mesh::PodName, redirect::PodSandbox};
+use crate::{
+    mesh::{PodName, answers::Query},
+    redirect::PodSandbox,
+};
 
 /// Which pods an enrolment is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +72,15 @@ pub enum UnenrolResponse {
 #[serde(deny_unknown_fields)]
 pub struct LogFilterBody {
     pub filter: String,
+}
+
+/// Which connections are to be checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TlsCheckRequest {
+    Connection(Query),
+    /// From every enrolled workload to every port of every service.
+    All,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

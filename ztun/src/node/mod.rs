@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
-    config::{self, Config, Timeouts},
+    config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics},
     proxy::{self, Proxy, ProxySettings},
@@ -257,10 +257,7 @@ fn proxy_settings(config: &Config) -> ProxySettings {
             http2_handshake,
             connect_response,
         },
-        same_node: match config.same_node {
-            config::SameNode::Direct => proxy::SameNode::Direct,
-            config::SameNode::Tunnel => proxy::SameNode::Tunnel,
-        },
+        transport: config.transport_settings(),
         pending_handshakes: config.limits.pending_handshakes.get(),
         connections: config.limits.connections.get(),
         streams_per_connection: config.limits.streams_per_connection.get(),

@@ -18,15 +18,19 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{
     api::{
-        EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, UnenrolRequest,
-        UnenrolResponse,
+        EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, TlsCheckRequest,
+        UnenrolRequest, UnenrolResponse,
     },
     membership::Membership,
     pods::{PodError, Pods},
     records::Origin,
     status::StatusReporter,
 };
-use crate::{config::Config, observe::LogFilter};
+use crate::{
+    config::Config,
+    mesh::answers::{Answers, Query, QueryError},
+    observe::LogFilter,
+};
 
 /// Requests are a few hundred bytes; more is a mistake.
 const MAX_BODY: usize = 64 * 1024;
@@ -122,6 +126,8 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
         (&Method::GET, "/v1/config") => Ok(json(StatusCode::OK, &api.config)),
         (&Method::GET, "/v1/mesh") => Ok(json(StatusCode::OK, &*api.status.mesh.snapshot())),
+        (&Method::POST, "/v1/tls-check") => tls_check(request, api).await,
+        (&Method::POST, "/v1/authz-explain") => authz_explain(request, api).await,
         (&Method::GET, "/v1/log-filter") => Ok(log_filter(api)),
         (&Method::PUT, "/v1/log-filter") => set_log_filter(request, api).await,
         (method, path) => Err(Failure::new(
@@ -154,6 +160,54 @@ async fn unenrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<
         UnenrolResponse::NotEnrolled
     };
     Ok(json(StatusCode::OK, &response))
+}
+
+async fn tls_check(
+    request: Request<Incoming>,
+    api: &Api,
+) -> Result<Response<Full<Bytes>>, Failure> {
+    let checks = match body(request).await? {
+        TlsCheckRequest::Connection(query) => {
+            answer_about_mesh(api, move |answers| answers.tls_check(&query)).await?
+        }
+        TlsCheckRequest::All => {
+            answer_about_mesh(api, |answers| Ok(answers.tls_check_all())).await?
+        }
+    };
+    Ok(json(StatusCode::OK, &checks))
+}
+
+async fn authz_explain(
+    request: Request<Incoming>,
+    api: &Api,
+) -> Result<Response<Full<Bytes>>, Failure> {
+    let query: Query = body(request).await?;
+    let explain = move |answers: Answers<'_>| answers.authz_explain(&query);
+    let explanations = answer_about_mesh(api, explain).await?;
+    Ok(json(StatusCode::OK, &explanations))
+}
+
+/// On a thread of its own: an answer about a large mesh takes a while.
+async fn answer_about_mesh<T: Send + 'static>(
+    api: &Api,
+    ask: impl FnOnce(Answers<'_>) -> Result<T, QueryError> + Send + 'static,
+) -> Result<T, Failure> {
+    let mesh = &api.status.mesh;
+    if !mesh.synced() {
+        let error = "the mesh state is not read yet".to_owned();
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    }
+    let (snapshot, transport) = (mesh.snapshot(), api.config.transport_settings());
+    let answering = tokio::task::spawn_blocking(move || {
+        ask(Answers {
+            snapshot: &snapshot,
+            transport,
+        })
+    });
+    answering
+        .await
+        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }
 
 fn log_filter(api: &Api) -> Response<Full<Bytes>> {

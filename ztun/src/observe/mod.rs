@@ -8,6 +8,7 @@ pub mod labels;
 mod logging;
 pub mod metrics;
 pub mod rate_limit;
+pub mod recorded;
 
 pub use connections::{ConnectionStatus, Connections, OpenConnection, PartyStatus};
 pub use flow::{Direction, Flow, Party, ResponseFlag, Security};

@@ -21,4 +21,4 @@ mod tests;
 pub use context::Proxy;
 pub use error::{ProxyError, Side, Stage, Target, TlsFault};
 pub use pod::{PodAddresses, PodListeners, PodSockets, ProxiedPod};
-pub use settings::{ProxySettings, SameNode, Timeouts};
+pub use settings::{ProxySettings, Timeouts};

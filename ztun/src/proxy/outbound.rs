@@ -13,11 +13,10 @@ use super::{
     pool::{PoolKey, PooledTunnel},
     registry::LocalPod,
     relay::{Meter, relay_tcp, relay_tunnel},
-    settings::{RESERVED_PORTS, SameNode},
     socket,
 };
 use crate::{
-    mesh::{Route, Service, Snapshot, Workload, workload::TunnelProtocol},
+    mesh::{Route, Service, Snapshot, Workload, transport::Transport},
     observe::{Direction, Flow, OpenConnection, Party, Security},
 };
 
@@ -56,7 +55,7 @@ pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) 
     let hbone_address = match &decided.plan {
         Plan::Hbone { .. } => Some(SocketAddr::new(
             decided.destination.address.ip(),
-            proxy.settings.hbone_port,
+            proxy.settings.transport.hbone_port,
         )),
         _ => None,
     };
@@ -132,33 +131,28 @@ fn decide(
             return Decided::refuse(dialled, ProxyError::Unavailable { reason });
         }
     };
-    if workload.tunnel_protocol == TunnelProtocol::None {
-        return Decided {
-            plan: Plan::Plaintext,
-            destination: Party::unproven(address, Some(&workload)),
-            service,
-        };
-    }
-    let port = address.port();
-    if RESERVED_PORTS.contains(&port) || port == proxy.settings.hbone_port {
-        return Decided::refuse(address, ProxyError::ReservedPort { address });
-    }
-    // A pod's own port 15008 is its own, so it reaches itself without a tunnel, whatever is set.
-    let tunnel = proxy.settings.same_node == SameNode::Tunnel && workload.uid != source.uid;
-    let local = if tunnel {
-        None
-    } else {
-        proxy.pods.find(&workload, address.ip())
+    let local = || proxy.pods.find(&workload, address.ip());
+    let transport = &proxy.settings.transport;
+    let plan = match transport.transport(source, &workload, address.port(), local) {
+        Transport::ReservedPort => {
+            return Decided::refuse(address, ProxyError::ReservedPort { address });
+        }
+        Transport::Plaintext => {
+            return Decided {
+                plan: Plan::Plaintext,
+                destination: Party::unproven(address, Some(&workload)),
+                service,
+            };
+        }
+        Transport::SameNode(pod) => Plan::SameNode(pod),
+        Transport::Hbone => Plan::Hbone {
+            source: Arc::clone(source),
+            destination: Arc::clone(&workload),
+        },
     };
     Decided {
+        plan,
         destination: Party::workload(address, &workload),
-        plan: match local {
-            Some(pod) => Plan::SameNode(pod),
-            None => Plan::Hbone {
-                source: Arc::clone(source),
-                destination: workload,
-            },
-        },
         service,
     }
 }
@@ -204,7 +198,7 @@ async fn hbone(
         source_address: flow.source.address.ip(),
         destination: destination.uid.clone(),
         destination_identity: destination.identity.clone(),
-        address: SocketAddr::new(target.ip(), proxy.settings.hbone_port),
+        address: SocketAddr::new(target.ip(), proxy.settings.transport.hbone_port),
     };
     let request = || {
         let client = flow.source.address.ip();

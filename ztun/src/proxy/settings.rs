@@ -2,17 +2,12 @@
 
 use std::time::Duration;
 
-/// The port of a pod on which its proxy takes tunnels.
-pub const HBONE_PORT: u16 = 15008;
-
-/// Ports of the proxy inside each pod: never a tunnel's inner target, or traffic could loop.
-pub const RESERVED_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+use crate::mesh::transport::TransportSettings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxySettings {
     pub timeouts: Timeouts,
-    pub same_node: SameNode,
-    pub hbone_port: u16,
+    pub transport: TransportSettings,
     /// Inbound connections of one pod that have not finished their TLS and HTTP/2 handshakes.
     pub pending_handshakes: usize,
     /// Connections of one pod that are open, both directions; each tunnel counts.
@@ -34,22 +29,11 @@ pub struct Timeouts {
     pub connect_response: Duration,
 }
 
-/// How two pods of this node reach each other. Policy is the same for both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SameNode {
-    /// Inside this process: no byte leaves the node, so nothing is encrypted.
-    #[default]
-    Direct,
-    /// Through the same tunnel as between nodes.
-    Tunnel,
-}
-
 impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             timeouts: Timeouts::default(),
-            same_node: SameNode::default(),
-            hbone_port: HBONE_PORT,
+            transport: TransportSettings::default(),
             pending_handshakes: 512,
             connections: 65536,
             streams_per_connection: 100,

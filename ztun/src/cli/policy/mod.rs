@@ -2,6 +2,7 @@
 
 mod lint;
 mod migrate;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -19,11 +20,14 @@ enum PolicyCommand {
     Lint(lint::LintArgs),
     /// Translate Istio's policies of before 1.4 into today's, and list what has no equivalent
     Migrate(migrate::MigrateArgs),
+    /// Tell which recorded connections proposed policies would newly deny or allow
+    Simulate(simulate::SimulateArgs),
 }
 
 pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         PolicyCommand::Lint(args) => lint::run(args),
         PolicyCommand::Migrate(args) => migrate::run(args),
+        PolicyCommand::Simulate(args) => simulate::run(args),
     }
 }

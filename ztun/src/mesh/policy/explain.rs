@@ -1,15 +1,15 @@
 //! The decision on a connection, with all that led to it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Connection, Decision, Denial, MtlsMode, Policies,
     authorization::{Action, PolicyExplanation},
 };
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// The same as [`Policies::authorize`] says.
@@ -23,7 +23,7 @@ pub struct Explanation {
     pub policies: Vec<PolicyExplanation>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decider {
     /// Such as `AuthorizationPolicy foo/allow-web`.
@@ -32,7 +32,7 @@ pub struct Decider {
     pub rule: Option<usize>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MutualTlsExplanation {
     /// In force on the destination's port.
@@ -43,7 +43,7 @@ pub struct MutualTlsExplanation {
 
 impl Policies {
     pub fn explain(&self, connection: &Connection<'_>) -> Explanation {
-        let closed: Vec<Denial> = self.fail_closed.applying(connection.destination);
+        let closed: Vec<Denial> = self.closed(connection.destination);
         let mutual_tls = self.explain_mutual_tls(connection);
         let policies = self.authorizations.explain(connection);
         let plaintext_refused = connection.source.is_none() && mutual_tls.mode == MtlsMode::Strict;
@@ -104,4 +104,15 @@ fn authorization_decider(policies: &[PolicyExplanation]) -> Option<Decider> {
         policy: Arc::clone(&decider.policy),
         rule: decider.matching_rule,
     })
+}
+
+/// Such as `AuthorizationPolicy foo/allow-web, rules[0]`.
+impl fmt::Display for Decider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.policy)?;
+        match self.rule {
+            Some(rule) => write!(f, ", rules[{rule}]"),
+            None => Ok(()),
+        }
+    }
 }

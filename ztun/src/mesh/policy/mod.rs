@@ -10,7 +10,7 @@ mod selector;
 
 use std::{borrow::Cow, fmt, net::SocketAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::{
     authorization::{AuditFinding, AuthorizationPolicy, Authorizations},
@@ -35,7 +35,7 @@ pub struct Connection<'a> {
     pub destination_address: SocketAddr,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Decision {
     Allow,
@@ -43,7 +43,7 @@ pub enum Decision {
 }
 
 /// Which policy refused a connection, and why, in the operator's words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
     /// Kind, namespace and name, such as `PeerAuthentication foo/default`.
     pub policy: Arc<str>,
@@ -109,6 +109,11 @@ impl Policies {
         connection: &Connection<'a>,
     ) -> impl Iterator<Item = AuditFinding> + use<'a> {
         self.authorizations.audit(connection)
+    }
+
+    /// What nobody may enter `destination` for, whoever it is: a policy can't be enforced as written.
+    pub fn closed(&self, destination: &Workload) -> Vec<Denial> {
+        self.fail_closed.applying(destination)
     }
 
     pub fn peer_authentications(&self) -> &PeerAuthentications {

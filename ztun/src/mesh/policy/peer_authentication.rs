@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 use crate::mesh::workload::Workload;
 
 /// What a policy asks of connections. A mode that is unset is an absent `MtlsMode`: it inherits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum MtlsMode {
     /// Plaintext and mutual TLS. `DISABLE` is this too: a node proxy doesn't refuse mutual TLS.

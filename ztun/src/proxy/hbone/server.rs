@@ -26,7 +26,6 @@ use crate::{
         listen::Accepted,
         registry::LocalPod,
         relay::{Meter, relay_tunnel},
-        settings::RESERVED_PORTS,
     },
 };
 
@@ -240,7 +239,7 @@ impl Stream {
             return bad(format!("{target} is not at {}", self.peer.dialled.ip()));
         }
         let port = target.port();
-        if RESERVED_PORTS.contains(&port) || port == self.proxy.settings.hbone_port {
+        if self.proxy.settings.transport.is_reserved(port) {
             return bad(format!("port {port} is the proxy's own"));
         }
         Ok(target)

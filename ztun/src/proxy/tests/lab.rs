@@ -27,6 +27,7 @@ use crate::{
         Denial, Endpoint, Identity, Mesh, PodName, Policies, Service, ServiceKey, Snapshot,
         Workload, WorkloadUid,
         policy::{FailClosed, Policy, PolicyKey, PolicyKind, Selector, Target},
+        transport::TransportSettings,
         workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
     },
     observe::Metrics,
@@ -205,7 +206,10 @@ impl Node {
         metrics.register(&mut registry);
         let stage = Duration::from_millis(500);
         let settings = ProxySettings {
-            hbone_port: HBONE_PORT,
+            transport: TransportSettings {
+                hbone_port: HBONE_PORT,
+                ..TransportSettings::default()
+            },
             timeouts: Timeouts {
                 tls_handshake: stage,
                 http2_handshake: stage,

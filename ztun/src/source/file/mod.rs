@@ -27,7 +27,7 @@ use tracing::{info, warn};
 pub(crate) use self::reading::text;
 use self::state::DirectoryState;
 use super::TranslateSettings;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Snapshot};
 
 /// The directory is read when nothing has changed for this long: a file that is being written isn't.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -98,11 +98,7 @@ impl FileSource {
         let changed = Arc::new(Notify::new());
         // Watched before it is read: nothing falls in between.
         let watcher = watch(directory, &changed)?;
-        let mut state = DirectoryState::new(directory, settings);
-        state.reload().map_err(|cause| FileSourceError::Directory {
-            directory: directory.to_owned(),
-            cause,
-        })?;
+        let mut state = read(directory, settings)?;
         let status = Arc::new(Status::default());
         mesh.publish(state.snapshot());
         status.report(&state);
@@ -151,6 +147,28 @@ impl Status {
         }
         self.problems.store(Arc::new(now));
         self.rejected.store(state.rejected(), Ordering::Relaxed);
+    }
+}
+
+/// The directory as it is now, and what is wrong with it.
+pub fn load(
+    directory: &Path,
+    settings: TranslateSettings,
+) -> Result<(Snapshot, Vec<Problem>), FileSourceError> {
+    let mut state = read(directory, settings)?;
+    // What is wrong is known once all is translated.
+    let snapshot = state.snapshot();
+    Ok((snapshot, state.problems()))
+}
+
+fn read(directory: &Path, settings: TranslateSettings) -> Result<DirectoryState, FileSourceError> {
+    let mut state = DirectoryState::new(directory, settings);
+    match state.reload() {
+        Ok(_) => Ok(state),
+        Err(cause) => Err(FileSourceError::Directory {
+            directory: directory.to_owned(),
+            cause,
+        }),
     }
 }
 

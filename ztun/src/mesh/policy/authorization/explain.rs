@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Authorizations,
@@ -11,7 +11,7 @@ use super::{
 use crate::mesh::policy::{Connection, index::Entry};
 
 /// A policy that applies to the destination.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyExplanation {
     /// Such as `AuthorizationPolicy foo/allow-web`.
@@ -26,7 +26,7 @@ pub struct PolicyExplanation {
     pub rules: Vec<RuleExplanation>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleExplanation {
     pub matches: bool,
@@ -36,7 +36,7 @@ pub struct RuleExplanation {
     pub layer7: Vec<Arc<str>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mismatch {
     /// Its path within the rule, such as `from[0].source.namespaces` or `when[1].notValues`.
