@@ -11,6 +11,7 @@ mod foo_bar_legacy;
 mod fruits_catalog;
 mod identity;
 mod membership;
+mod metrics;
 mod migrate;
 mod mtls;
 mod probes;

@@ -128,7 +128,14 @@ impl Daemon {
 
 /// GETs `path` of the daemon's server at `address` in `netns`: the status line's code and the body.
 pub fn http_get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    netns.run(|| -> Result<(u16, String)> {
+    let (head, body) = http_answer(netns, address, path)?;
+    let code = head.split(' ').nth(1).context("no HTTP status")?;
+    Ok((code.parse()?, body))
+}
+
+/// As [`http_get`], with the whole head.
+pub fn http_answer(netns: &Netns, address: SocketAddr, path: &str) -> Result<(String, String)> {
+    netns.run(|| -> Result<(String, String)> {
         let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
         stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
         write!(
@@ -138,8 +145,7 @@ pub fn http_get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, 
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let code = head.split(' ').nth(1).context("no HTTP status")?;
-        Ok((code.parse()?, body.to_owned()))
+        Ok((head.to_owned(), body.to_owned()))
     })?
 }
 

@@ -19,7 +19,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 9] = [
+const NEEDED: [Needed; 10] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -52,6 +52,11 @@ const NEEDED: [Needed; 9] = [
     Needed {
         program: "/usr/lib/python3/dist-packages/httpbin/core.py",
         package: "python3-httpbin",
+    },
+    // What Prometheus itself reads metrics with, in Python.
+    Needed {
+        program: "/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py",
+        package: "python3-prometheus-client",
     },
     Needed {
         program: "nft",

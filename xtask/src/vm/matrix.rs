@@ -33,12 +33,13 @@ use crate::{
 };
 
 /// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
-const LEFT_OUT: [&str; 11] = [
+const LEFT_OUT: [&str; 12] = [
     // They drive real servers and clients, and a guest has no programs but ours.
     "scenarios::bookinfo::",
     "scenarios::couchdb_rbac::",
     "scenarios::foo_bar_legacy::",
     "scenarios::fruits_catalog::",
+    "scenarios::metrics::",
     "scenarios::servers::",
     "scenarios::wordpress::",
     "harness::network::programs_in_a_pod_have_its_addresses_and_its_cgroup",

@@ -9,14 +9,31 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 /// Answers GET requests for one path after another.
-pub type Handler = dyn Fn(&str) -> Option<(StatusCode, String)>;
+pub type Handler = dyn Fn(&str) -> Option<Answer>;
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn text(status: StatusCode, body: String) -> Self {
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body,
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} for {purpose}: {source}; free the port or configure another")]
@@ -60,10 +77,14 @@ pub async fn serve(listener: TcpListener, handler: Arc<Handler>) {
         };
         let handler = handler.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (status, body) = handler(request.uri().path())
-                .unwrap_or_else(|| (StatusCode::NOT_FOUND, "not found\n".to_owned()));
-            let mut response = Response::new(Full::new(Bytes::from(body)));
-            *response.status_mut() = status;
+            let answer = handler(request.uri().path())
+                .unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, "not found\n".to_owned()));
+            let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+            *response.status_mut() = answer.status;
+            let content_type = HeaderValue::from_static(answer.content_type);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, content_type);
             async move { Ok::<_, Infallible>(response) }
         });
         tokio::task::spawn_local(async move {

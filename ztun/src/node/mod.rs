@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::{
-    kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
+    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
     records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
@@ -215,11 +215,11 @@ async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
     }
 }
 
-fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<Answer> {
     move |path| {
         (path == "/healthz/ready").then(|| match &readiness.missing()[..] {
-            [] => (StatusCode::OK, "ready\n".to_owned()),
-            missing => (
+            [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
+            missing => Answer::text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("not ready:\n{}\n", missing.join("\n")),
             ),
@@ -227,13 +227,18 @@ fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<(Stat
     }
 }
 
-fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<(StatusCode, String)> {
+fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
     move |path| {
         matches!(path, "/metrics" | "/stats/prometheus").then(|| {
-            let mut text = String::new();
-            match prometheus_client::encoding::text::encode(&mut text, &registry) {
-                Ok(()) => (StatusCode::OK, text),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            let mut body = String::new();
+            match prometheus_client::encoding::text::encode(&mut body, &registry) {
+                Ok(()) => Answer {
+                    status: StatusCode::OK,
+                    // Prometheus 3 takes no answer whose format it isn't told.
+                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    body,
+                },
+                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             }
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family, info::Info},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -64,14 +64,19 @@ struct AuditLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    component: &'static str,
+    tag: &'static str,
+}
+
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let tag = env!("CARGO_PKG_VERSION");
-        registry.register(
-            "istio_build",
-            "The version of this proxy",
-            Info::new([("component", "ztun"), ("tag", tag)]),
-        );
+        let build = Family::<BuildLabels, Gauge>::default();
+        let component = "ztun";
+        build.get_or_create(&BuildLabels { component, tag }).set(1);
+        registry.register("istio_build", "The version of this proxy", build);
         for (name, help, family) in [
             (
                 "istio_tcp_connections_opened",
