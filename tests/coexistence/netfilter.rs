@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::{io::AsyncWriteExt, time::timeout};
 use ztun_tests::{Family, Mesh, MeshBuilder, app, pod::Pod, scenario};
 
-use crate::{MARKER, PORT, shop_to_enrol, talks_encrypted};
+use crate::{MARKER, PORT, SERVICE_PORT, shop_to_enrol, talks_encrypted};
 
 /// Connections out of the pod to this port are redirected to `LOCAL_PORT` of the pod.
 const REDIRECTED_PORT: u16 = 5555;
@@ -27,6 +27,10 @@ table inet theirs {
     chain aliases {
         type nat hook prerouting priority -100;
         iifname \"eth0\" tcp dport 8888 redirect to :8080
+    }
+    chain leaving {
+        type nat hook postrouting priority 100;
+        oifname \"eth0\" masquerade
     }
     chain egress {
         type filter hook output priority 0;
@@ -74,6 +78,39 @@ fn the_rules_go_on_working_and_stay() {
                 .with_context(|| format!("enrolled: {enrolled}"))?;
         }
         assert_eq!(nft(client, &["list", "ruleset"], "").await?, rules);
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_rule_sends_elsewhere_is_captured_on_its_way_there() {
+    scenario(with_rules(), async |mesh| {
+        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
+        let echo = server.echo(PORT)?;
+        // Addresses that nobody has.
+        let (v4, v6) = ("192.0.2.10", "2001:db8::10");
+        let rules = format!(
+            "table inet theirs {{
+                chain elsewhere {{
+                    type nat hook output priority -100;
+                    ip daddr {v4} tcp dport {SERVICE_PORT} dnat ip to {}
+                    ip6 daddr {v6} tcp dport {SERVICE_PORT} dnat ip6 to {}
+                }}
+            }}",
+            server.at(Family::V4, PORT),
+            server.at(Family::V6, PORT),
+        );
+        nft(client, &["-f", "-"], &rules).await?;
+        mesh.enrol("shop/client").await?;
+        let capture = mesh.capture()?;
+        for address in [v4, v6] {
+            talks(client, SocketAddr::new(address.parse()?, SERVICE_PORT)).await?;
+        }
+        let clients: Vec<_> = echo.peers().iter().map(SocketAddr::ip).collect();
+        assert_eq!(clients, client.addresses());
+        let recording = capture.finish()?;
+        assert_eq!(recording.packets_of_port(PORT), 0);
+        assert_eq!(recording.flows_with(MARKER), []);
         Ok(())
     });
 }

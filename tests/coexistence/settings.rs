@@ -1,9 +1,10 @@
-//! Sysctls of a pod's network namespace that its owner has set.
+//! Sysctls of a pod's network namespace that its owner has set, and kernels without IPv6.
 
 use std::io::ErrorKind;
 
 use anyhow::Result;
-use ztun_tests::{Family, Mesh, app, scenario};
+use serde_json::json;
+use ztun_tests::{Family, Feature, Mesh, MeshBuilder, app, scenario};
 
 use crate::{MARKER, PORT, shop_to_enrol, talks_encrypted};
 
@@ -21,8 +22,8 @@ fn every_setting_of_the_reverse_path_filter_works() {
                 netns.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), filter)?;
                 netns.sysctl(&format!("net/ipv4/conf/{interface}/route_localnet"), "0")?;
             }
-            talks_encrypted(mesh, &Family::ALL).await?;
-            answers_in_clear(mesh, &Family::ALL).await?;
+            talks_encrypted(mesh, Family::available()).await?;
+            answers_in_clear(mesh, Family::available()).await?;
         }
         Ok(())
     });
@@ -30,7 +31,7 @@ fn every_setting_of_the_reverse_path_filter_works() {
 
 #[test]
 fn a_pod_without_ipv6_is_captured_over_ipv4() {
-    scenario(shop_to_enrol(), async |mesh| {
+    scenario(shop_with_ipv6(), async |mesh| {
         without_ipv6(mesh)?;
         mesh.enrol("shop/client").await?;
         talks_encrypted(mesh, &V4).await?;
@@ -41,12 +42,29 @@ fn a_pod_without_ipv6_is_captured_over_ipv4() {
 
 #[test]
 fn a_pod_that_loses_ipv6_after_enrolment_stays_captured_over_ipv4() {
-    scenario(shop_to_enrol(), async |mesh| {
+    scenario(shop_with_ipv6(), async |mesh| {
         mesh.enrol("shop/client").await?;
         without_ipv6(mesh)?;
         talks_encrypted(mesh, &V4).await?;
         has_no_ipv6(mesh).await
     });
+}
+
+#[test]
+fn a_daemon_on_its_default_addresses_answers_over_ipv4() {
+    let mesh = shop_to_enrol()
+        .setting("readinessAddress", json!("[::]:15021"))
+        .setting("metricsAddress", json!("[::]:15020"));
+    // It starts only once the daemons answer.
+    scenario(mesh, async |mesh| {
+        let metrics = mesh.node("a").metrics()?;
+        assert!(metrics.contains("istio_build"), "{metrics}");
+        Ok(())
+    });
+}
+
+fn shop_with_ipv6() -> MeshBuilder {
+    shop_to_enrol().needs_kernel(Feature::Ipv6)
 }
 
 fn without_ipv6(mesh: &Mesh) -> Result<()> {

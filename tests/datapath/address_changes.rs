@@ -90,6 +90,29 @@ fn a_client_talks_encrypted_from_an_address_that_it_gained() {
 }
 
 #[test]
+fn servers_see_the_one_of_a_clients_addresses_that_it_has_bound_to() {
+    let outside = PodSpec::new("outside/server").on("b");
+    let mesh = two_nodes().pod(outside.enrolment(Enrolment::Outside));
+    scenario(mesh, async |mesh| {
+        let client = mesh.pod("shop/client");
+        let new = gain(mesh, "shop/client", NEW).await?;
+        for server in ["shop/near", "shop/far", "outside/server"] {
+            let server = mesh.pod(server);
+            let echo = server.echo(PORT)?;
+            for (family, new) in FAMILIES.into_iter().zip(new) {
+                for source in [new, client.at(family, 0).ip(), new] {
+                    let mut stream = client.connect_from(source, server.at(family, PORT)).await?;
+                    assert_eq!(app::exchange(&mut stream, MARKER).await?, MARKER);
+                    let seen = echo.peers().last().map(SocketAddr::ip);
+                    assert_eq!(seen, Some(source), "{}", server.path());
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_pod_reaches_itself_at_and_from_an_address_that_it_gained() {
     let mesh = Mesh::builder()
         .nodes(["a"])
@@ -348,10 +371,9 @@ fn an_address_that_another_host_has_is_not_taken_for_the_pods_own() {
     scenario(mesh, async |mesh| {
         let (client, outside) = (mesh.pod("shop/client"), mesh.pod("outside/server"));
         let _echo = outside.echo(PORT)?;
-        client.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
         // The kernel notices that the other has it, and leaves it on the interface.
         let theirs = outside.v6;
-        client.add_address(theirs.into()).await?;
+        client.add_detected_address(theirs.into()).await?;
         wait::until("the kernel has found the duplicate", async || {
             is_duplicate(client, theirs.into()).unwrap_or(false)
         })
@@ -373,9 +395,8 @@ fn an_address_that_another_host_has_is_not_taken_for_the_pods_own() {
 fn an_address_is_the_pods_once_the_kernel_knows_that_nobody_else_has_it() {
     scenario(two_nodes(), async |mesh| {
         let near = mesh.pod("shop/near");
-        near.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
         let new = near.address_with_host(Family::V6, NEW);
-        near.add_address(new).await?;
+        near.add_detected_address(new).await?;
         let [v4, v6] = both(near);
         mesh.captures("shop/near", &[v4, v6, new]).await
     });

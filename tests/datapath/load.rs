@@ -1,23 +1,15 @@
 //! Much data, and many connections.
 
-use std::{
-    hash::{DefaultHasher, Hasher},
-    io::ErrorKind,
-};
+use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-};
-use ztun_tests::{Enrolment, Family, Mesh, PodSpec, app, scenario, wait};
+use tokio::net::TcpStream;
+use ztun_tests::{Enrolment, Family, Mesh, PodSpec, app, bulk::Bulk, scenario, wait};
 
 use crate::{PORT, SERVICE_PORT, two_nodes};
 
-const TOTAL: usize = 100 << 20;
-const CHUNK: usize = 64 << 10;
 const CONNECTIONS: usize = 1000;
 
 #[test]
@@ -97,70 +89,22 @@ fn a_pod_has_no_more_open_connections_than_its_limit() {
 
 /// Both directions at once, each with bytes of its own.
 async fn carries_much(mesh: &Mesh, server: &str) -> Result<()> {
-    const UP: u64 = 1;
-    const DOWN: u64 = 2;
+    const UP: Bulk = Bulk::new(1, 100 << 20);
+    const DOWN: Bulk = Bulk::new(2, 100 << 20);
     let (received, mut checksum) = tokio::sync::mpsc::channel(1);
     let server = mesh.pod(server);
     let _server = server.serve(PORT, move |stream: TcpStream, _| {
         let received = received.clone();
         async move {
-            let (read, write) = stream.into_split();
-            let (sent, got) = tokio::join!(send(write, DOWN), receive(read));
-            sent?;
+            let got = DOWN.swap(stream).await?;
             // The test that waits for this has failed if nobody listens.
-            let _ = received.send(got?).await;
+            let _ = received.send(got).await;
             Ok(())
         }
     })?;
     let to = server.at(Family::V4, PORT);
     let stream = mesh.pod("shop/client").connect(to).await?;
-    let (read, write) = stream.into_split();
-    let (sent, got) = tokio::join!(send(write, UP), receive(read));
-    sent?;
-    assert_eq!(got?, checksum_of(DOWN));
-    assert_eq!(checksum.recv().await, Some(checksum_of(UP)));
+    assert_eq!(UP.swap(stream).await?, DOWN.checksum());
+    assert_eq!(checksum.recv().await, Some(UP.checksum()));
     Ok(())
-}
-
-async fn send(mut stream: impl AsyncWrite + Unpin, seed: u64) -> std::io::Result<()> {
-    for chunk in chunks(seed) {
-        stream.write_all(&chunk).await?;
-    }
-    stream.shutdown().await
-}
-
-async fn receive(mut stream: impl AsyncRead + Unpin) -> std::io::Result<(usize, u64)> {
-    let mut buffer = vec![0; CHUNK];
-    let mut total = 0;
-    let mut hasher = DefaultHasher::new();
-    loop {
-        let length = stream.read(&mut buffer).await?;
-        if length == 0 {
-            return Ok((total, hasher.finish()));
-        }
-        total += length;
-        hasher.write(&buffer[..length]);
-    }
-}
-
-fn checksum_of(seed: u64) -> (usize, u64) {
-    let mut hasher = DefaultHasher::new();
-    for chunk in chunks(seed) {
-        hasher.write(&chunk);
-    }
-    (TOTAL, hasher.finish())
-}
-
-/// Bytes without a pattern that a swap of two blocks would keep (Knuth's MMIX generator).
-fn chunks(seed: u64) -> impl Iterator<Item = Vec<u8>> {
-    let mut state = seed;
-    (0..TOTAL / CHUNK).map(move |_| {
-        let words = std::iter::repeat_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            state.to_be_bytes()
-        });
-        words.take(CHUNK / 8).flatten().collect()
-    })
 }

@@ -19,7 +19,7 @@ fn connections_out_of_a_pod_are_refused_while_its_daemon_is_dead() {
         mesh.node("a").kill_daemon().await?;
         let capture = mesh.capture()?;
         for server in [outside, mesh.pod("shop/server")] {
-            for family in Family::ALL {
+            for &family in Family::available() {
                 let refused = client.connect(server.at(family, PORT)).await;
                 let kind = refused.map(drop).map_err(|error| error.kind());
                 assert_eq!(kind, Err(ErrorKind::PermissionDenied), "{family:?}");
@@ -38,7 +38,7 @@ fn connections_into_a_pod_are_refused_while_its_daemon_is_dead() {
         let echo = server.echo(PORT)?;
         mesh.node("b").kill_daemon().await?;
         for client in ["outside/client", "shop/client"] {
-            for family in Family::ALL {
+            for &family in Family::available() {
                 assert!(
                     !reaches(mesh.pod(client), server, family).await,
                     "{client} got through over {family:?}"
@@ -124,7 +124,7 @@ fn a_terminated_daemon_is_not_ready_and_takes_no_new_connections() {
         })
         .await?;
         for client in [client, mesh.pod("outside/client")] {
-            for family in Family::ALL {
+            for &family in Family::available() {
                 let failure = client.failure(server.at(family, PORT)).await;
                 assert!(
                     failure.is_some(),
@@ -168,11 +168,11 @@ async fn is_encrypted_again(mesh: &Mesh) -> Result<()> {
     let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
     let _echo = server.echo(PORT)?;
     wait::until("the pods reach each other", async || {
-        reaches(client, server, Family::V6).await
+        reaches(client, server, Family::V4).await
     })
     .await?;
     let capture = mesh.capture()?;
-    for family in Family::ALL {
+    for &family in Family::available() {
         let mut stream = client.connect(server.at(family, PORT)).await?;
         assert_eq!(app::exchange(&mut stream, MARKER).await?, MARKER);
     }

@@ -241,9 +241,11 @@ async fn is_reported(mesh: &Mesh, kind: &str, reason: &str) -> Result<()> {
         node.log().lines().any(logged)
     })
     .await?;
-    let counted = node.counted("ztun_connections_refused_total", &[("reason", kind)])?;
-    assert!(counted > 0, "{kind}: {}", node.metrics()?);
-    Ok(())
+    wait::until(format_args!("{kind} is counted"), async || {
+        let counted = node.counted("ztun_connections_refused_total", &[("reason", kind)]);
+        counted.is_ok_and(|counted| counted > 0)
+    })
+    .await
 }
 
 async fn still_serves(mesh: &Mesh) -> Result<()> {

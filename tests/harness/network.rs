@@ -1,9 +1,15 @@
 //! Pods reach each other, and a capture between the nodes sees it.
 
-use std::{fs, net::IpAddr};
+use std::{fs, io::ErrorKind, net::IpAddr};
 
 use anyhow::Result;
-use ztun_tests::{Family, app, capture::Recording, pod::Pod, topology, wait};
+use ztun_tests::{
+    Family, PodSpec, Users, app,
+    capture::Recording,
+    netlink::{DeadEnd, Netlink},
+    pod::Pod,
+    topology, wait,
+};
 
 use crate::two_nodes;
 
@@ -81,6 +87,22 @@ fn programs_in_a_pod_have_its_addresses_and_its_cgroup() {
         })
         .await?;
         sleep.kill().await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn root_of_a_pod_with_its_own_users_rules_its_network_and_is_nobody_on_the_machine() {
+    let mesh = two_nodes().pod(PodSpec::new("shop/own").on("a").users(Users::Own));
+    topology(mesh, async |mesh| {
+        let pod = mesh.pod("shop/own");
+        let root = Netlink::of_pod(pod)?;
+        root.add_dead_end(mesh.pod("shop/far").v4.into(), DeadEnd::Unreachable)
+            .await?;
+        assert_ne!(pod.user()?, mesh.pod("shop/far").user()?);
+        let to = mesh.pod("shop/far").at(Family::V4, 8080);
+        let refused = pod.connect(to).await.map_err(|error| error.kind());
+        assert_eq!(refused.map(drop), Err(ErrorKind::HostUnreachable));
         Ok(())
     });
 }

@@ -22,6 +22,17 @@ fn the_daemon_names_what_is_missing_and_changes_nothing() {
             assert!(refusal.contains(part), "{refusal}");
         }
 
+        let verify = mesh.node("a").ztun(&["verify"]).await?;
+        let verdict = String::from_utf8(verify.stdout)?;
+        assert!(!verify.status.success(), "{verdict}");
+        for part in [
+            "programs that choose a listener (sk_lookup) (Linux 5.9): found",
+            "sk_lookup with ingress_ifindex (Linux 5.17): MISSING",
+            "the kernel lacks sk_lookup with ingress_ifindex (since Linux 5.17)",
+        ] {
+            assert!(verdict.contains(part), "{verdict}");
+        }
+
         let pinned: Vec<_> = fs::read_dir(Path::new(BPFFS))?.collect();
         assert!(pinned.is_empty(), "{pinned:?}");
         let server = mesh.pod("shop/server");

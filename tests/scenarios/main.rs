@@ -2,18 +2,23 @@
 
 mod admin;
 mod answers;
+mod audit;
 mod authorization_policy;
 mod bookinfo;
+mod couchdb_rbac;
 mod encryption;
 mod foo_bar_legacy;
 mod fruits_catalog;
 mod identity;
+mod membership;
 mod migrate;
 mod mtls;
 mod probes;
 mod same_node;
 mod servers;
 mod status;
+mod user_namespaces;
+mod verify;
 mod wordpress;
 
 use ztun_tests::{Enrolment, Mesh, MeshBuilder, PodSpec, ServiceSpec};

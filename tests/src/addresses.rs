@@ -12,9 +12,8 @@ use tokio::net::TcpStream;
 use crate::{
     Family, Mesh,
     manifest::Manifest,
-    mesh::route_by,
     netlink::Netlink,
-    node::{POD_BRIDGE, host_end},
+    node::{POD_BRIDGE, host_end, route_by},
     pod::Pod,
     wait,
 };
@@ -44,6 +43,16 @@ impl Pod {
             .await
     }
 
+    /// Adds an address that the kernel tries to find another owner of.
+    pub async fn add_detected_address(&self, address: IpAddr) -> Result<()> {
+        self.netns
+            .sysctl(&format!("net/ipv6/conf/{INTERFACE}/accept_dad"), "1")?;
+        let netlink = Netlink::open(&self.netns)?;
+        netlink
+            .add_detected_address(INTERFACE, address, prefix(address))
+            .await
+    }
+
     pub async fn remove_address(&self, address: IpAddr) -> Result<()> {
         let netlink = Netlink::open(&self.netns)?;
         netlink
@@ -69,7 +78,7 @@ impl Mesh {
 
     /// Gives a pod its default route back, which the kernel takes away with the last address of IPv4.
     pub async fn add_default_route(&self, pod: &Pod, family: Family) -> Result<()> {
-        let gateways = self.node_of(pod).gateways();
+        let gateways = self.node_of(pod).addressing.gateways();
         let mut gateways = gateways.into_iter();
         let gateway = gateways.find(|ip| ip.is_ipv4() == (family != Family::V6));
         let netlink = Netlink::open(&pod.netns)?;

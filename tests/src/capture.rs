@@ -14,7 +14,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::net::if_::if_nametoindex;
+use socket2::{Domain, Socket, Type};
 
 use crate::namespace::Netns;
 
@@ -22,14 +23,28 @@ use crate::namespace::Netns;
 const BUFFER: usize = 64 << 20;
 /// The longest frame: veth passes packets that no network card has cut yet.
 const FRAME: usize = 256 << 10;
+/// The length of an Ethernet header.
+const ETHERNET: usize = 14;
 /// How long the reader waits before it looks whether to stop.
 const TICK: Duration = Duration::from_millis(10);
 
+/// Which links a capture records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Links {
+    /// Every link of a namespace that packets pass through: those that arrive.
+    All,
+    /// This one, both directions.
+    Only(&'static str),
+}
+
 /// A running capture.
 pub struct Capture {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     reader: JoinHandle<Result<Recording>>,
 }
+
+/// Ends the reader also where a test fails: its socket would keep the namespace in being.
+struct Stop(Arc<AtomicBool>);
 
 /// What a capture has seen: the payloads of each TCP or UDP flow, in the order of their arrival.
 #[derive(Debug, Default)]
@@ -48,28 +63,35 @@ pub struct Flow {
 #[derive(Debug, Default)]
 struct Traffic {
     packets: usize,
+    longest_packet: usize,
     payload: Vec<u8>,
 }
 
 impl Capture {
-    pub(crate) fn start(netns: &Netns) -> Result<Self> {
+    pub(crate) fn start(netns: &Netns, links: Links) -> Result<Self> {
         let socket = netns
-            .run(packet_socket)?
+            .run(|| packet_socket(links))?
             .context("open a packet socket between the nodes")?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         Ok(Self {
-            stop,
+            stop: Stop(stop),
             reader: thread::spawn(move || record(socket, &stopped)),
         })
     }
 
     /// Ends the capture; what was sent before this call is in the answer.
     pub fn finish(self) -> Result<Recording> {
-        self.stop.store(true, Ordering::Release);
+        drop(self.stop);
         self.reader
             .join()
             .map_err(|_| anyhow!("the capture panicked"))?
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -81,6 +103,15 @@ impl Recording {
             .filter(|(flow, _)| flow.from.port() == port || flow.to.port() == port)
             .map(|(_, traffic)| traffic.packets)
             .sum()
+    }
+
+    /// The length of the longest packet from `address`. Packets that a network card sends are as long as on
+    /// the wire; those that it receives may be several in one.
+    pub fn longest_packet_from(&self, address: IpAddr) -> usize {
+        let flows = self.flows.iter();
+        let sent = flows.filter(|(flow, _)| flow.from.ip() == address);
+        let longest = sent.map(|(_, traffic)| traffic.longest_packet).max();
+        longest.unwrap_or_default()
     }
 
     /// The flows that carried `marker` in clear.
@@ -98,20 +129,23 @@ impl Recording {
         };
         let traffic = self.flows.entry(flow).or_default();
         traffic.packets += 1;
+        traffic.longest_packet = traffic.longest_packet.max(frame.len() - ETHERNET);
         traffic.payload.extend_from_slice(payload);
     }
 }
 
-fn packet_socket() -> io::Result<Socket> {
-    let every_protocol = i32::from(u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be());
-    let socket = Socket::new(
-        Domain::PACKET,
-        Type::RAW,
-        Some(Protocol::from(every_protocol)),
-    )?;
-    set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING, 1)?;
+fn packet_socket(links: Links) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &BUFFER)?;
     socket.set_read_timeout(Some(TICK))?;
+    let link = match links {
+        Links::All => {
+            set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING, 1)?;
+            0
+        }
+        Links::Only(link) => if_nametoindex(link)?,
+    };
+    listen_on(&socket, link)?;
     Ok(socket)
 }
 
@@ -135,7 +169,6 @@ fn record(mut socket: Socket, stop: &AtomicBool) -> Result<Recording> {
 
 /// The flow and the payload of an Ethernet frame with TCP or UDP in it.
 fn parse(frame: &[u8]) -> Option<(Flow, &[u8])> {
-    const ETHERNET: usize = 14;
     let packet = frame.get(ETHERNET..)?;
     let (protocol, source, target, segment) = match frame.get(12..ETHERNET)? {
         [0x08, 0x00] => parse_v4(packet)?,
@@ -208,6 +241,21 @@ fn set_packet_option(socket: &Socket, option: i32, value: i32) -> io::Result<()>
             length,
         )
     };
+    nix::errno::Errno::result(done)?;
+    Ok(())
+}
+
+/// From now on the socket gets the packets of every protocol that cross a link, of all links if it is 0.
+fn listen_on(socket: &Socket, link: u32) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: all zeroes is a valid value of this plain C structure.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
+    address.sll_ifindex = i32::try_from(link).unwrap_or_default();
+    let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or_default();
+    // SAFETY: `address` lives through the call, and `length` is its size.
+    let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
     nix::errno::Errno::result(done)?;
     Ok(())
 }

@@ -16,21 +16,26 @@
 //! ```
 
 mod addresses;
+mod addressing;
 pub mod app;
 pub mod bpf;
+pub mod bulk;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod far;
 pub mod hanging;
 pub mod io_uring;
+pub mod kernel;
 pub mod manifest;
 pub mod mesh;
 pub mod namespace;
 pub mod netlink;
 pub mod node;
 pub mod other_owner;
+pub mod pair;
 pub mod pod;
 pub mod process;
 pub mod rogue;
@@ -40,14 +45,17 @@ pub mod scenario;
 pub mod servers;
 pub mod service;
 pub mod sockets;
+pub mod users;
 pub mod wait;
 
 pub use capture::Capture;
 pub use hanging::Stage;
+pub use kernel::Feature;
 pub use manifest::{MtlsMode, ServiceSpec};
 pub use mesh::{Mesh, MeshBuilder};
 pub use node::Node;
-pub use pod::{Enrolment, Family, Pod, PodSpec};
+pub use pair::{Other, two_machines};
+pub use pod::{Enrolment, Family, Link, Pod, PodSpec, Users};
 pub use process::Process;
 pub use scenario::{scenario, topology};
 pub use service::Service;

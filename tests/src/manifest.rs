@@ -71,6 +71,15 @@ impl Manifest {
         }))
     }
 
+    /// A namespace that says nothing about the mesh.
+    pub fn unlabelled_namespace(name: &str) -> Self {
+        Self(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name },
+        }))
+    }
+
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self(json!({
             "apiVersion": "v1",
@@ -81,15 +90,19 @@ impl Manifest {
 
     pub fn pod(pod: &PodSpec, uid: &str, node: &str, addresses: &[IpAddr]) -> Self {
         let mode = match pod.enrolment {
-            Enrolment::Enrolled | Enrolment::Claimed => "ambient",
-            Enrolment::Later | Enrolment::Outside => "none",
+            Enrolment::Enrolled | Enrolment::Claimed => Some("ambient"),
+            Enrolment::Later | Enrolment::Outside => Some("none"),
+            Enrolment::Undeclared => None,
         };
-        let mut labels = json!({ "app": pod.name, MODE_LABEL: mode });
+        let mut labels = json!({ "app": pod.name });
+        if let Some(mode) = mode {
+            labels[MODE_LABEL] = json!(mode);
+        }
         for (label, value) in &pod.labels {
             labels[label] = json!(value);
         }
         let mut annotations = json!({});
-        if mode == "ambient" {
+        if mode == Some("ambient") {
             annotations["ambient.istio.io/redirection"] = json!("enabled");
         }
         let addresses: Vec<_> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();

@@ -8,21 +8,24 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::{
+    addressing::Addressing,
     capture::Capture,
     cgroup::{self, Cgroup},
     cni::{self, CniCommand, When},
     daemon,
     fabric::Fabric,
+    far::{FarNode, FarPod},
+    kernel::{Feature, of_available_families},
     manifest::{Manifest, MeshDirectory, MtlsMode, ServiceSpec},
     namespace::Netns,
     netlink::Netlink,
-    node::{Node, POD_BRIDGE, host_end, without_address_detection},
-    pod::{Enrolment, Pod, PodSpec},
+    node::{Node, host_end, without_address_detection},
+    pod::{Enrolment, Pod, PodSpec, Users},
     run::{self, Run},
     sabotage,
     service::Service,
@@ -36,7 +39,11 @@ pub struct MeshBuilder {
     services: Vec<ServiceSpec>,
     manifests: Vec<Manifest>,
     settings: Vec<(String, Value)>,
+    mtu: Option<u32>,
     pub(crate) programs: Vec<String>,
+    features: Vec<Feature>,
+    /// The only node that this machine has; another machine has each other one.
+    pub(crate) here: Option<String>,
 }
 
 /// A running mesh. Dropping it ends its processes and removes everything that it put on the machine.
@@ -46,7 +53,9 @@ pub struct Mesh {
     services: Vec<Service>,
     pods: Vec<Pod>,
     nodes: Vec<Node>,
+    far: Vec<FarNode>,
     fabric: Fabric,
+    mtu: Option<u32>,
     // Dropped last: removes what the fields above name.
     _owned: Owned,
 }
@@ -102,11 +111,31 @@ impl MeshBuilder {
         self
     }
 
+    /// Sets the MTU of the pods' links, and of those between the nodes.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
     /// Names a program that the test starts: where it is not installed, the test can't run.
     #[must_use]
     pub fn needs(mut self, program: &str) -> Self {
         self.programs.push(program.into());
         self
+    }
+
+    /// Names something of the kernel without which the test can't run.
+    #[must_use]
+    pub fn needs_kernel(mut self, feature: Feature) -> Self {
+        self.features.push(feature);
+        self
+    }
+
+    /// What it and its pods take of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let of_pods = self.pods.iter().flat_map(PodSpec::features);
+        self.features.iter().copied().chain(of_pods)
     }
 
     /// Builds the network, the pods and the mesh directory, and writes the daemons' configuration; starts none.
@@ -115,22 +144,36 @@ impl MeshBuilder {
         let owned = Owned(name.clone());
         let files = run::files(&name);
         let directory = MeshDirectory::create(files.join("mesh"))?;
-        let mut nodes = Vec::new();
+        let (mut nodes, mut far) = (Vec::new(), Vec::new());
         for (number, node) in (1..).zip(&self.nodes) {
-            nodes.push(Node::create(node, number, &name, files.join(node)).await?);
+            let addressing = Addressing::new(number);
+            if self.here.as_ref().is_none_or(|here| here == node) {
+                nodes.push(Node::create(node, addressing, &name, files.join(node)).await?);
+            } else {
+                far.push(FarNode::new(node, addressing));
+            }
         }
-        let fabric = Fabric::connect(&name, &nodes).await?;
+        let fabric = match (&self.here, &nodes[..]) {
+            (Some(_), [here]) => Fabric::plug_in(here, &far, self.mtu).await?,
+            (Some(here), _) => bail!("the mesh has no node {here}"),
+            (None, nodes) => Fabric::connect(&name, nodes, self.mtu).await?,
+        };
         let mut mesh = Mesh {
             name,
             directory,
             services: (1..).zip(self.services).map(Service::new).collect(),
             pods: Vec::new(),
             nodes,
+            far,
             fabric,
+            mtu: self.mtu,
             _owned: owned,
         };
         for pod in self.pods {
-            mesh.add_pod(pod).await?;
+            match mesh.far.iter_mut().find(|far| far.name == pod.node) {
+                Some(far) => far.add_pod(pod),
+                None => drop(mesh.add_pod(pod).await?),
+            }
         }
         mesh.describe(&self.manifests)?;
         for node in &mesh.nodes {
@@ -142,12 +185,7 @@ impl MeshBuilder {
     /// Builds the mesh, starts every daemon, and enrols the pods that are to be enrolled.
     pub async fn start(self) -> Result<Mesh> {
         let mesh = self.build().await?;
-        try_join_all(mesh.nodes.iter().map(Node::start_daemon)).await?;
-        for pod in &mesh.pods {
-            if pod.spec.enrolment == Enrolment::Enrolled {
-                mesh.add_to_daemon(pod, When::InMesh).await?;
-            }
-        }
+        mesh.start().await?;
         Ok(mesh)
     }
 }
@@ -191,9 +229,29 @@ impl Mesh {
         service.unwrap_or_else(|| panic!("there is no service {path}"))
     }
 
+    /// A pod on another machine.
+    ///
+    /// # Panics
+    /// When no other machine has a pod `namespace/name`.
+    pub fn far_pod(&self, path: &str) -> &FarPod {
+        let pod = self.far_pods().find(|pod| pod.spec.path() == path);
+        pod.unwrap_or_else(|| panic!("no other machine has a pod {path}"))
+    }
+
     /// The node that `pod` is on.
     pub fn node_of(&self, pod: &Pod) -> &Node {
         self.node(&pod.spec.node)
+    }
+
+    /// Starts every daemon, and enrols the pods that are to be enrolled.
+    pub(crate) async fn start(&self) -> Result<()> {
+        try_join_all(self.nodes.iter().map(Node::start_daemon)).await?;
+        for pod in &self.pods {
+            if pod.spec.enrolment == Enrolment::Enrolled {
+                self.add_to_daemon(pod, When::InMesh).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts to record what crosses the network between the nodes.
@@ -331,53 +389,66 @@ impl Mesh {
             spec.node.clone_from(&first.name);
         }
         let node = self.node(&spec.node);
-        let same_name = |pod: &&Pod| pod.path() == format!("{}/{}", spec.namespace, spec.name);
+        let same_name = |pod: &&Pod| pod.path() == spec.path();
         let path = match self.pods.iter().filter(same_name).count() {
             0 => spec.hyphenated(),
             _ => format!("{}-successor", spec.hyphenated()),
         };
         let name = run::pod_namespace(&self.name, &path);
-        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(&path))?;
-        let netns = Netns::create(&name)?;
+        // A daemon looks for it on the whole machine; on two machines, both must know it.
+        let uid = match &self.far[..] {
+            [] => format!("{}{path}", self.name),
+            _ => path.clone(),
+        };
+        let cgroup = if spec.in_kubelet_cgroup {
+            format!("pod{uid}")
+        } else {
+            path
+        };
+        let cgroup = Cgroup::create(&node.cgroups.join("kubepods").join(cgroup))?;
+        let (netns, users) = match spec.users {
+            Users::Host => (Netns::create(&name)?, None),
+            Users::Own => {
+                let (netns, users) = Netns::create_with_users(&name)?;
+                (netns, Some(users))
+            }
+        };
         without_address_detection(&netns)?;
-        let (v4, v6) = addresses.unwrap_or_else(|| node.next_pod_addresses());
-        let on_node = Netlink::open(&node.netns)?;
-        on_node
-            .add_veth(
-                &host_end(v4),
-                POD_BRIDGE,
-                "eth0",
-                &netns,
-                hardware_address(v4),
-            )
-            .await?;
-        let in_pod = Netlink::open(&netns)?;
-        in_pod.bring_up("lo").await?;
-        in_pod.bring_up("eth0").await?;
-        let addresses = [(v4.into(), 24), (v6.into(), 64)];
-        for (address, prefix) in addresses {
-            in_pod.add_address("eth0", address, prefix).await?;
-        }
-        for gateway in node.gateways() {
-            route_by(&in_pod, gateway).await?;
-        }
-        let uid = format!("{}{path}", self.name);
-        Pod::new(spec, uid, (v4, v6), netns, cgroup)
+        let (v4, v6) = addresses.unwrap_or_else(|| node.addressing.next_pod());
+        node.link(spec.link, &netns, (v4, v6), self.mtu).await?;
+        Pod::new(spec, uid, (v4, v6), netns, users, cgroup)
+    }
+
+    /// The addresses of a node, be it here or on another machine.
+    pub(crate) fn addresses_of(&self, node: &str) -> Vec<IpAddr> {
+        let here = self.nodes.iter().map(|node| (&node.name, &node.addressing));
+        let far = self.far.iter().map(|node| (&node.name, &node.addressing));
+        let mut all = here.chain(far);
+        let found = all.find(|(name, _)| *name == node);
+        found.map_or_else(Vec::new, |(_, addressing)| addressing.node())
+    }
+
+    fn far_pods(&self) -> impl Iterator<Item = &FarPod> {
+        self.far.iter().flat_map(|node| &node.pods)
     }
 
     /// Writes the mesh directory.
     fn describe(&self, manifests: &[Manifest]) -> Result<()> {
-        for pod in &self.pods {
-            if pod.spec.enrolment == Enrolment::Outside {
+        let here = self.pods.iter();
+        let here = here.map(|pod| (&pod.spec, manifest_of(pod, &pod.spec)));
+        let far = self.far_pods();
+        let far = far.map(|pod| (&pod.spec, pod.manifest()));
+        for (spec, manifest) in here.chain(far) {
+            if spec.enrolment == Enrolment::Outside {
                 continue;
             }
-            self.apply(&Manifest::namespace(&pod.spec.namespace))?;
-            let account = &pod.spec.service_account;
-            self.apply(&Manifest::service_account(&pod.spec.namespace, account))?;
-            self.apply(&manifest_of(pod, &pod.spec))?;
+            self.apply(&Manifest::namespace(&spec.namespace))?;
+            let account = &spec.service_account;
+            self.apply(&Manifest::service_account(&spec.namespace, account))?;
+            self.apply(&manifest)?;
         }
         for service in &self.services {
-            let vips = [service.v4.into(), service.v6.into()];
+            let vips = of_available_families(service.v4, service.v6);
             self.apply(&Manifest::service(&service.spec, &vips))?;
         }
         manifests.iter().try_for_each(|object| self.apply(object))
@@ -440,23 +511,8 @@ impl Drop for Owned {
     }
 }
 
-/// Routes everything of the gateway's family by way of it.
-pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
-    let any = match gateway {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    netlink.add_route(any, 0, gateway).await
-}
-
-/// The same for each pod with this address, so that neighbours need not notice when one follows another.
-fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = pod.octets();
-    [0x02, 0x00, a, b, c, d]
-}
-
 fn manifest_of(pod: &Pod, spec: &PodSpec) -> Manifest {
-    Manifest::pod(spec, &pod.uid, &spec.node, &[pod.v4.into(), pod.v6.into()])
+    Manifest::pod(spec, &pod.uid, &spec.node, &pod.addresses())
 }
 
 fn ca_directory(files: &Path) -> PathBuf {

@@ -17,7 +17,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::{cgroup::Cgroup, run};
+use crate::{cgroup::Cgroup, run, users::UserNamespace};
 
 /// A network namespace with a name, so that `ip netns exec NAME` works for people.
 #[derive(Clone, Debug)]
@@ -33,12 +33,30 @@ impl Netns {
             .with_context(|| format!("create network namespace {}", path.display()))
     }
 
+    /// The one that this process is in.
+    pub fn own() -> Result<Self> {
+        let path = Path::new("/proc/self/ns/net");
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Arc::new(file),
+        })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// As [`create`](Self::create), but that it belongs to a user namespace of its own, in which root is nobody
+    /// on the machine.
+    pub fn create_with_users(name: &str) -> Result<(Self, UserNamespace)> {
+        let path = Path::new(run::NAMESPACES).join(name);
+        UserNamespace::create(|process| Self::bind(&process.join("net"), &path))
+            .with_context(|| format!("create network namespace {} with users", path.display()))
     }
 
     /// Runs `action` inside the namespace, on a thread of its own.
@@ -58,19 +76,22 @@ impl Netns {
     }
 
     fn create_at(path: &Path) -> Result<Self> {
-        File::create_new(path)?;
-        in_thread(|| -> Result<()> {
+        in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            let own = "/proc/thread-self/ns/net";
-            mount(
-                Some(own),
-                path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )?;
-            Ok(())
-        })?;
+            Self::bind(Path::new("/proc/thread-self/ns/net"), path)
+        })
+    }
+
+    /// Gives the namespace at `from` the name `path`.
+    fn bind(from: &Path, path: &Path) -> Result<Self> {
+        File::create_new(path)?;
+        mount(
+            Some(from),
+            path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(File::open(path)?),
@@ -93,7 +114,8 @@ pub fn confine(command: &mut Command, netns: &Netns, cgroup: &Cgroup) -> Result<
     Ok(())
 }
 
-fn in_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `action` on a thread of its own, which may leave its namespaces.
+pub(crate) fn in_thread<T: Send>(action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         scope
             .spawn(action)

@@ -9,14 +9,18 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
-    Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    AddressAddRequest, Handle, IpVersion, LinkBridge, LinkNetkit, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
     packet_route::{
-        link::{InfoData, InfoVeth},
-        route::RouteType,
+        address::{AddressAttribute, AddressFlags},
+        link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
+        route::{RouteScope, RouteType},
+        rule::{RuleAttribute, RuleMessage},
     },
 };
+use socket2::{Domain, Type};
 
-use crate::namespace::Netns;
+use crate::{namespace::Netns, pod::Pod, sockets};
 
 /// How packets to an address get lost on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,17 @@ impl Netlink {
         })
     }
 
+    /// In the pod's namespace, with the rights of the pod's own root.
+    pub fn of_pod(pod: &Pod) -> Result<Self> {
+        let socket = pod.socket(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
+        let (connection, handle, _) = rtnetlink::from_socket(sockets::netlink(socket));
+        tokio::spawn(connection);
+        Ok(Self {
+            netns: pod.netns.clone(),
+            handle,
+        })
+    }
+
     pub async fn bring_up(&self, link: &str) -> Result<()> {
         let message = LinkUnspec::new_with_index(self.index(link)?).up().build();
         self.handle
@@ -57,6 +72,18 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("bring up {link}"))
+    }
+
+    pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?)
+            .mtu(mtu)
+            .build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("set the MTU of {link} to {mtu}"))
     }
 
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
@@ -96,6 +123,41 @@ impl Netlink {
             .with_context(|| format!("add veth {name} with its peer {peer}"))
     }
 
+    /// Moves a link to another namespace, where it is down.
+    pub async fn move_to(&self, link: &str, netns: &Netns) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?)
+            .setns_by_fd(netns.file().as_raw_fd())
+            .build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("move {link} to {}", netns.path().display()))
+    }
+
+    /// Adds a netkit pair for routing, up at both ends: `name` here and `peer` in `peer_netns`.
+    pub async fn add_netkit(&self, name: &str, peer: &str, peer_netns: &Netns) -> Result<()> {
+        let peer_link = LinkUnspec::new_with_name(peer)
+            .setns_by_fd(peer_netns.file().as_raw_fd())
+            .build();
+        let pair = vec![
+            InfoNetkit::Mode(NetkitMode::L3),
+            InfoNetkit::Peer(peer_link),
+        ];
+        let link = LinkNetkit::new(name, peer, NetkitMode::L3)
+            .set_info_data(InfoData::Netkit(pair))
+            .build();
+        self.handle
+            .link()
+            .add(link)
+            .execute()
+            .await
+            .with_context(|| format!("add netkit {name} with its peer {peer}"))?;
+        self.bring_up(name).await?;
+        Self::open(peer_netns)?.bring_up(peer).await
+    }
+
     pub async fn remove_link(&self, name: &str) -> Result<()> {
         self.handle
             .link()
@@ -105,13 +167,31 @@ impl Netlink {
             .with_context(|| format!("remove {name}"))
     }
 
+    /// Adds an address that is usable at once: nobody looks for another owner.
     pub async fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
-        self.handle
-            .address()
-            .add(self.index(link)?, address, prefix)
-            .execute()
-            .await
-            .with_context(|| format!("add address {address}/{prefix} to {link}"))
+        let mut request = self.new_address(link, address, prefix)?;
+        if address.is_ipv6() {
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        added(request, link, address).await
+    }
+
+    /// As [`add_address`](Self::add_address), but the kernel looks whether another host has it, if the
+    /// interface's settings say so.
+    pub async fn add_detected_address(
+        &self,
+        link: &str,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<()> {
+        let request = self.new_address(link, address, prefix)?;
+        added(request, link, address).await
+    }
+
+    fn new_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<AddressAddRequest> {
+        let index = self.index(link)?;
+        Ok(self.handle.address().add(index, address, prefix))
     }
 
     pub async fn remove_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<()> {
@@ -145,6 +225,28 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+    }
+
+    /// Routes `network`/`prefix` to whoever is at the other end of a link.
+    pub async fn add_link_route(&self, network: IpAddr, prefix: u8, link: &str) -> Result<()> {
+        let index = self.index(link)?;
+        let route = match network {
+            IpAddr::V4(network) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(network, prefix)
+                .scope(RouteScope::Link)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(network) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(network, prefix)
+                .output_interface(index)
+                .build(),
+        };
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("route {network}/{prefix} by {link}"))
     }
 
     /// Drops what is to be forwarded to `address`.
@@ -188,9 +290,34 @@ impl Netlink {
         Ok([rules, routes].concat())
     }
 
+    pub(crate) fn has(&self, link: &str) -> bool {
+        self.index(link).is_ok()
+    }
+
+    /// Removes the rules of this preference; answers how many there were.
+    pub async fn remove_rules(&self, family: IpVersion, preference: u32) -> Result<usize> {
+        let rules = self.handle.rule().get(family).execute();
+        let rules: Vec<RuleMessage> = rules.try_collect().await?;
+        let preference = RuleAttribute::Priority(preference);
+        let mut removed = 0;
+        for rule in rules {
+            if rule.attributes.contains(&preference) {
+                let removal = self.handle.rule().del(rule).execute().await;
+                removal.context("remove a rule")?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     fn index(&self, link: &str) -> Result<u32> {
         self.netns
             .run(|| if_nametoindex(link))?
             .with_context(|| format!("find {link} in {}", self.netns.path().display()))
     }
+}
+
+async fn added(request: AddressAddRequest, link: &str, address: IpAddr) -> Result<()> {
+    let added = request.execute().await;
+    added.with_context(|| format!("add address {address} to {link}"))
 }

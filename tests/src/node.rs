@@ -5,7 +5,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
-    sync::atomic::{AtomicU8, Ordering},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,20 +13,19 @@ use serde_json::Value;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
+    addressing::{Addressing, PREFIXES},
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
+    kernel::{has_ipv6, of_available_families},
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
-    pod::Pod,
+    pod::{Link, Pod},
     process::Process,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
+/// What a node and a pod call the link that leads out.
 pub(crate) const UPLINK: &str = "eth0";
-pub(crate) const V4_PREFIX: u8 = 24;
-pub(crate) const V6_PREFIX: u8 = 64;
-/// The first pod's last byte; the gateway has 1.
-const FIRST_POD: u8 = 10;
 
 pub struct Node {
     pub name: String,
@@ -36,23 +34,22 @@ pub struct Node {
     pub directory: PathBuf,
     /// The directory of the node's cgroups, relative to the cgroup2 root.
     pub(crate) cgroups: PathBuf,
-    /// 1 for the first node, and so on: part of its addresses.
-    number: u8,
-    pods: AtomicU8,
+    pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
 }
 
 impl Node {
     pub(crate) async fn create(
         name: &str,
-        number: u8,
+        addressing: Addressing,
         mesh: &str,
         directory: PathBuf,
     ) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let netns = Netns::create(&format!("{mesh}{name}"))?;
-        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-            netns.sysctl(key, "1")?;
+        netns.sysctl("net/ipv4/ip_forward", "1")?;
+        if has_ipv6() {
+            netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         }
         without_address_detection(&netns)?;
         let node = Self {
@@ -60,28 +57,22 @@ impl Node {
             netns,
             directory,
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
-            number,
-            pods: AtomicU8::new(FIRST_POD),
+            addressing,
             daemon: Mutex::default(),
         };
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
         links.add_bridge(POD_BRIDGE).await?;
-        for (address, prefix) in [
-            (IpAddr::V4(node.pod_v4(1)), V4_PREFIX),
-            (IpAddr::V6(node.pod_v6(1)), V6_PREFIX),
-        ] {
+        let gateways = node.addressing.gateways();
+        for (address, prefix) in gateways.into_iter().zip(PREFIXES) {
             links.add_address(POD_BRIDGE, address, prefix).await?;
         }
         Ok(node)
     }
 
     /// The addresses of the node itself.
-    pub fn addresses(&self) -> [IpAddr; 2] {
-        [
-            Ipv4Addr::new(192, 168, 50, self.number).into(),
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, self.number.into()).into(),
-        ]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.addressing.node()
     }
 
     /// The index of a pod's interface on this node.
@@ -112,31 +103,6 @@ impl Node {
         self.directory.join("ztun.sock")
     }
 
-    /// The subnets of the node's pods.
-    pub(crate) fn pod_networks(&self) -> [(IpAddr, u8); 2] {
-        [
-            (self.pod_v4(0).into(), V4_PREFIX),
-            (self.pod_v6(0).into(), V6_PREFIX),
-        ]
-    }
-
-    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
-        [self.pod_v4(1).into(), self.pod_v6(1).into()]
-    }
-
-    pub(crate) fn next_pod_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
-        let number = self.pods.fetch_add(1, Ordering::Relaxed);
-        (self.pod_v4(number), self.pod_v6(number))
-    }
-
-    fn pod_v4(&self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 244, self.number, host)
-    }
-
-    fn pod_v6(&self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd00, 0x244, self.number.into(), 0, 0, 0, 0, host.into())
-    }
-
     /// The file with the daemon's configuration.
     pub fn configuration(&self) -> PathBuf {
         self.directory.join("ztun.yaml")
@@ -149,6 +115,50 @@ impl Node {
 
 /// The node's network.
 impl Node {
+    /// Links a pod to the node, and gives it its addresses and routes.
+    pub(crate) async fn link(
+        &self,
+        link: Link,
+        pod: &Netns,
+        (v4, v6): (Ipv4Addr, Ipv6Addr),
+        mtu: Option<u32>,
+    ) -> Result<()> {
+        let (on_node, in_pod) = (Netlink::open(&self.netns)?, Netlink::open(pod)?);
+        let addresses = of_available_families(v4, v6).into_iter();
+        in_pod.bring_up("lo").await?;
+        match link {
+            Link::Veth => {
+                let hardware = hardware_address(v4);
+                on_node
+                    .add_veth(&host_end(v4), POD_BRIDGE, UPLINK, pod, hardware)
+                    .await?;
+                if let Some(mtu) = mtu {
+                    // The bridge follows the smallest of its ports.
+                    on_node.set_mtu(&host_end(v4), mtu).await?;
+                    in_pod.set_mtu(UPLINK, mtu).await?;
+                }
+                in_pod.bring_up(UPLINK).await?;
+                for (address, prefix) in addresses.zip(PREFIXES) {
+                    in_pod.add_address(UPLINK, address, prefix).await?;
+                }
+                for gateway in self.addressing.gateways() {
+                    route_by(&in_pod, gateway).await?;
+                }
+            }
+            Link::Netkit => {
+                on_node.add_netkit(&host_end(v4), UPLINK, pod).await?;
+                for (address, whole) in addresses.zip([32, 128]) {
+                    in_pod.add_address(UPLINK, address, whole).await?;
+                    in_pod.add_link_route(any(address), 0, UPLINK).await?;
+                    on_node
+                        .add_link_route(address, whole, &host_end(v4))
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is forwarded to `address` from now on ends here: see [`DeadEnd`].
     pub async fn dead_end(&self, address: IpAddr, kind: DeadEnd) -> Result<()> {
         Netlink::open(&self.netns)?
@@ -303,6 +313,25 @@ impl Node {
     }
 }
 
+/// Routes everything of the gateway's family by way of it.
+pub(crate) async fn route_by(netlink: &Netlink, gateway: IpAddr) -> Result<()> {
+    netlink.add_route(any(gateway), 0, gateway).await
+}
+
+/// Every address of the family.
+fn any(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The same for each pod with this address, so that neighbours need not notice when one follows another.
+fn hardware_address(pod: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = pod.octets();
+    [0x02, 0x00, a, b, c, d]
+}
+
 /// The name of a pod's interface on its node.
 pub(crate) fn host_end(pod: Ipv4Addr) -> String {
     format!("veth{}", pod.octets()[3])
@@ -310,6 +339,9 @@ pub(crate) fn host_end(pod: Ipv4Addr) -> String {
 
 /// Addresses are usable at once: nobody else can have them.
 pub(crate) fn without_address_detection(netns: &Netns) -> Result<()> {
+    if !has_ipv6() {
+        return Ok(());
+    }
     for interfaces in ["all", "default"] {
         netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
     }

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
@@ -22,10 +22,12 @@ use tokio::{
 use crate::{
     app::App,
     cgroup::Cgroup,
+    kernel::{Feature, has_ipv6, of_available_families},
     manifest::split,
     namespace::{Netns, confine},
     process,
     sockets::SocketMaker,
+    users::UserNamespace,
 };
 
 const BACKLOG: i32 = 4096;
@@ -40,6 +42,8 @@ pub enum Enrolment {
     Claimed,
     /// The mesh directory knows it as not enrolled; a test may enrol it.
     Later,
+    /// The pod says nothing in the mesh directory: its namespace's label counts. A test may enrol it.
+    Undeclared,
     /// The mesh directory does not know it at all.
     Outside,
 }
@@ -53,6 +57,27 @@ pub enum Family {
     V4Mapped,
 }
 
+/// Whose users a pod has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Users {
+    /// The node's.
+    #[default]
+    Host,
+    /// Its own (`hostUsers: false`): its network namespace belongs to its user namespace, and root there is
+    /// nobody on the node.
+    Own,
+}
+
+/// How a pod is linked to its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// A veth pair, one end of which is on the node's bridge.
+    #[default]
+    Veth,
+    /// A netkit pair in its mode for routing, without hardware addresses and neighbours.
+    Netkit,
+}
+
 /// A pod that is to be.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
@@ -62,6 +87,9 @@ pub struct PodSpec {
     pub service_account: String,
     pub labels: Vec<(String, String)>,
     pub enrolment: Enrolment,
+    pub users: Users,
+    pub link: Link,
+    pub(crate) in_kubelet_cgroup: bool,
 }
 
 pub struct Pod {
@@ -78,6 +106,11 @@ pub struct Pod {
 
 impl Family {
     pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::V4Mapped];
+
+    /// Those that this kernel has: IPv4 alone where it was booted with `ipv6.disable=1`.
+    pub fn available() -> &'static [Self] {
+        if has_ipv6() { &Self::ALL } else { &[Self::V4] }
+    }
 
     /// The address that a socket of this family connects to.
     pub fn address(self, v4: Ipv4Addr, v6: Ipv6Addr) -> IpAddr {
@@ -100,7 +133,15 @@ impl PodSpec {
             name,
             labels: Vec::new(),
             enrolment: Enrolment::default(),
+            users: Users::default(),
+            link: Link::default(),
+            in_kubelet_cgroup: false,
         }
+    }
+
+    /// `namespace/name`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
     }
 
     /// A name for what the pod has on the machine.
@@ -126,10 +167,36 @@ impl PodSpec {
         self
     }
 
+    /// Its cgroup is named after its UID, as kubelet does it: a daemon can find the pod by itself.
+    #[must_use]
+    pub fn in_kubelet_cgroup(mut self) -> Self {
+        self.in_kubelet_cgroup = true;
+        self
+    }
+
     #[must_use]
     pub fn enrolment(mut self, enrolment: Enrolment) -> Self {
         self.enrolment = enrolment;
         self
+    }
+
+    #[must_use]
+    pub fn users(mut self, users: Users) -> Self {
+        self.users = users;
+        self
+    }
+
+    #[must_use]
+    pub fn link(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// What it takes of the kernel.
+    pub(crate) fn features(&self) -> impl Iterator<Item = Feature> {
+        let users = (self.users == Users::Own).then_some(Feature::UserNamespaces);
+        let link = (self.link == Link::Netkit).then_some(Feature::Netkit);
+        users.into_iter().chain(link)
     }
 }
 
@@ -139,9 +206,10 @@ impl Pod {
         uid: String,
         (v4, v6): (Ipv4Addr, Ipv6Addr),
         netns: Netns,
+        users: Option<UserNamespace>,
         cgroup: Cgroup,
     ) -> Result<Self> {
-        let sockets = SocketMaker::start(&netns, &cgroup)?;
+        let sockets = SocketMaker::start(&netns, &cgroup, users)?;
         Ok(Self {
             spec,
             uid,
@@ -156,7 +224,7 @@ impl Pod {
 
     /// `namespace/name`.
     pub fn path(&self) -> String {
-        format!("{}/{}", self.spec.namespace, self.spec.name)
+        self.spec.path()
     }
 
     /// The SPIFFE ID that its certificate must have.
@@ -171,9 +239,19 @@ impl Pod {
         self.enrolled.load(Ordering::Relaxed)
     }
 
+    /// One of each family that the kernel has.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        of_available_families(self.v4, self.v6)
+    }
+
     /// Where a client reaches `port` of this pod.
     pub fn at(&self, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(family.address(self.v4, self.v6), port)
+    }
+
+    /// Which of the machine's users makes its sockets.
+    pub fn user(&self) -> Result<u32> {
+        self.sockets.user()
     }
 
     /// A socket that belongs to the pod.
@@ -205,11 +283,19 @@ impl Pod {
 
     /// Listens on `port` of every address of the pod, both families.
     pub fn listen(&self, port: u16) -> io::Result<TcpListener> {
-        let socket = self.socket(Domain::IPV6, Type::STREAM, None)?;
+        let any: IpAddr = if has_ipv6() {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let any = SocketAddr::new(any, port);
+        let socket = self.socket(Domain::for_address(any), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
-        socket.set_only_v6(false)?;
+        if any.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
         socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+        socket.bind(&any.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     }
@@ -245,6 +331,10 @@ impl Pod {
 
     /// A program in the pod, with nothing on its standard input, that is killed when it is dropped.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        ensure!(
+            self.spec.users == Users::Host,
+            "programs can't be started in a pod with users of its own"
+        );
         let mut command = std::process::Command::new(program);
         confine(&mut command, &self.netns, &self.cgroup)?;
         let mut command = Command::from(command);

@@ -22,8 +22,12 @@ pub struct Process {
 
 impl Process {
     pub fn start(netns: &Netns, cgroup: &Cgroup) -> Result<Self> {
-        let sockets = SocketMaker::start(netns, cgroup)?;
+        let sockets = SocketMaker::start(netns, cgroup, None)?;
         Ok(Self { sockets })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.sockets.pid()
     }
 
     /// A TCP socket for connections to `to`, non-blocking, neither bound nor connected.

@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use tokio::{runtime, time::timeout};
 
 use crate::{
-    cgroup, daemon,
+    cgroup, daemon, kernel,
     mesh::{Mesh, MeshBuilder},
 };
 
@@ -25,7 +25,7 @@ pub fn scenario<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    let able = can_run_daemons().and_then(|()| are_installed(&mesh.programs));
+    let able = can_run_daemons().and_then(|()| has_what_it_needs(&mesh));
     run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.start().await.context("start the mesh")?;
         judge(test(&mut mesh).await, mesh);
@@ -42,7 +42,7 @@ pub fn topology<F>(mesh: MeshBuilder, test: F)
 where
     F: AsyncFnOnce(&mut Mesh) -> Result<()>,
 {
-    let able = can_build_networks().and_then(|()| are_installed(&mesh.programs));
+    let able = can_build_networks().and_then(|()| has_what_it_needs(&mesh));
     run(able, any::type_name::<F>(), async || {
         let mut mesh = mesh.build().await.context("build the network")?;
         judge(test(&mut mesh).await, mesh);
@@ -83,6 +83,11 @@ pub fn can_run_daemons() -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
+fn has_what_it_needs(mesh: &MeshBuilder) -> Result<(), String> {
+    are_installed(&mesh.programs)?;
+    mesh.features().try_for_each(kernel::Feature::require)
+}
+
 fn are_installed(programs: &[String]) -> Result<(), String> {
     let path = env::var_os("PATH").unwrap_or_default();
     let is_missing = |program: &&String| {
@@ -95,7 +100,7 @@ fn are_installed(programs: &[String]) -> Result<(), String> {
     }
 }
 
-fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
+pub(crate) fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<()>) {
     let test = test.trim_end_matches("::{{closure}}");
     if let Err(reason) = able {
         return skip(test, &reason);
@@ -113,7 +118,7 @@ fn run(able: Result<(), String>, test: &str, body: impl AsyncFnOnce() -> Result<
 }
 
 /// Panics while the mesh is still there, so that it prints its daemons' logs.
-fn judge(result: Result<()>, mesh: Mesh) {
+pub(crate) fn judge(result: Result<()>, mesh: Mesh) {
     if let Err(error) = result {
         panic!("{error:#}");
     }

@@ -6,9 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::{
-    env, io,
+    env, fs, io,
     io::{IoSlice, IoSliceMut},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError},
@@ -19,11 +19,13 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
     recvmsg, sendmsg, socketpair,
 };
+use rtnetlink::sys::TokioSocket;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     cgroup::Cgroup,
     namespace::{Netns, confine},
+    users::{self, UserNamespace},
 };
 
 /// A request is the three arguments of socket(2), an answer the error number or 0.
@@ -33,10 +35,13 @@ const REQUEST: usize = 12;
 pub struct SocketMaker {
     channel: Mutex<OwnedFd>,
     process: Child,
+    // The process opens it in its own time.
+    _users: Option<UserNamespace>,
 }
 
 impl SocketMaker {
-    pub fn start(netns: &Netns, cgroup: &Cgroup) -> Result<Self> {
+    /// Starts it as root of `users`, or else as this process's user.
+    pub fn start(netns: &Netns, cgroup: &Cgroup, users: Option<UserNamespace>) -> Result<Self> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -46,6 +51,9 @@ impl SocketMaker {
         let program = program()?;
         let mut command = Command::new(&program);
         command.stdin(Stdio::from(theirs));
+        if let Some(users) = &users {
+            command.arg(users::BECOME_ROOT_OF).arg(users.path());
+        }
         confine(&mut command, netns, cgroup)?;
         let process = command
             .spawn()
@@ -53,7 +61,20 @@ impl SocketMaker {
         Ok(Self {
             channel: Mutex::new(ours),
             process,
+            _users: users,
         })
+    }
+
+    /// Which of the machine's users it runs as.
+    pub fn user(&self) -> Result<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let effective = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(effective.context("no Uid")?.parse()?)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Calls socket(2) inside the pod.
@@ -143,8 +164,14 @@ fn receive(channel: RawFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// A socket of `AF_NETLINK` for requests with the rights of the process that made it.
+pub fn netlink(socket: Socket) -> TokioSocket {
+    // SAFETY: nobody else owns the descriptor.
+    unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) }
+}
+
 /// `ztun-pod` is built beside the tests: `target/debug/deps/TEST` and `target/debug/ztun-pod`.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     let beside = beside_this_program("ztun-pod")?;
     ensure!(
         beside.exists(),

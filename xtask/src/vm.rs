@@ -1,14 +1,18 @@
 //! `cargo xtask vm`: the tests inside virtual machines, on kernels that users run.
 
 mod archive;
+mod borrowed;
 mod console;
 mod cpio;
 mod docs;
+mod entry;
 mod guest;
 mod image;
 mod kernels;
+mod machine;
 mod matrix;
 mod modules;
+mod pair;
 mod qemu;
 mod table;
 
@@ -26,7 +30,7 @@ use crate::{
 #[derive(clap::Args)]
 pub struct Args {
     /// Run on this kernel only (repeat it for more) [default: all of them]
-    #[arg(long = "kernel", value_name = "NAME", value_parser = kernels::MATRIX.map(|wanted| wanted.name))]
+    #[arg(long = "kernel", value_name = "NAME", value_parser = entry::names())]
     kernels: Vec<String>,
     /// Run only tests whose path contains this (repeat it for more)
     #[arg(long = "test", value_name = "FILTER")]

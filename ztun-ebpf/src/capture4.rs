@@ -7,7 +7,7 @@ use ztun_common::Address;
 
 /// Captures `connect()` of IPv4 sockets, on the pod's cgroup.
 ///
-/// Minimum kernel: 5.10 (a listener looked up from a cgroup program), 6.1 with `steer`.
+/// Minimum kernel: 5.8 (a listener looked up, and the mark set, by a cgroup program), 6.1 with `steer`.
 #[cgroup_sock_addr(connect4)]
 pub fn capture4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid for the program's run.

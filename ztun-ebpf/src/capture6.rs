@@ -7,7 +7,7 @@ use ztun_common::Address;
 
 /// Captures `connect()` of IPv6 sockets, to v4-mapped destinations too, on the pod's cgroup.
 ///
-/// Minimum kernel: 5.10 (a listener looked up from a cgroup program), 6.1 with `steer`.
+/// Minimum kernel: 5.8 (a listener looked up, and the mark set, by a cgroup program), 6.1 with `steer`.
 #[cgroup_sock_addr(connect6)]
 pub fn capture6(ctx: SockAddrContext) -> i32 {
     let ip = unsafe { &raw const (*ctx.sock_addr).user_ip6 };

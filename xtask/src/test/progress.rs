@@ -5,20 +5,22 @@ use std::collections::BTreeMap;
 use super::{
     libtest::{self, Outcome},
     supervise::Run,
-    tally,
+    tally::Voice,
 };
 
 pub struct Progress {
     /// What comes before a test's name in its path.
     prefix: String,
     crate_name: String,
+    voice: Voice,
     told: BTreeMap<String, Outcome>,
     skips: BTreeMap<String, String>,
 }
 
 impl Progress {
-    pub fn new(prefix: &str, crate_name: &str) -> Self {
+    pub fn new(prefix: &str, crate_name: &str, voice: Voice) -> Self {
         Self {
+            voice,
             prefix: prefix.to_owned(),
             crate_name: crate_name.to_owned(),
             told: BTreeMap::new(),
@@ -35,7 +37,7 @@ impl Progress {
                 Some(reason) if outcome == Outcome::Passed => Outcome::Skipped(reason.clone()),
                 _ => outcome,
             };
-            tally::tell(&path(&self.prefix, test), &outcome);
+            self.voice.tell(&path(&self.prefix, test), &outcome);
             self.told.insert(test.to_owned(), outcome);
         }
     }
@@ -51,7 +53,7 @@ impl Progress {
             let outcome = report.outcomes.get(test).unwrap_or(&Outcome::Failed);
             // What libtest captured, such as a skip, shows after the result was told.
             if self.told.get(test) != Some(outcome) {
-                tally::tell(&path, outcome);
+                self.voice.tell(&path, outcome);
             }
             failed |= *outcome == Outcome::Failed;
             unfinished |= !report.outcomes.contains_key(test);

@@ -9,7 +9,7 @@ use super::{
     lint::Lint,
     progress::{Progress, path},
     supervise::{self, Limits},
-    tally::{self, Tally},
+    tally::{self, Tally, Voice},
 };
 use crate::{
     cargo::TestBinary,
@@ -142,8 +142,9 @@ impl Suite {
         let limits = Limits {
             total: deadline,
             silence: deadline,
+            stop: None,
         };
-        let mut progress = Progress::new(&self.prefix, crate_name);
+        let mut progress = Progress::new(&self.prefix, crate_name, Voice::Everything);
         let run = supervise::run(command, limits, |line| progress.line(line))?;
         for (path, outcome) in progress.finish(&self.tests, &run) {
             tally.add(path, &outcome);

@@ -5,7 +5,10 @@ use std::{
     fmt,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,16 +35,20 @@ pub enum End {
     Exited(ExitStatus),
     DeadlinePassed(Duration),
     Silent(Duration),
+    /// Nobody needed it any more.
+    Stopped,
     /// The machine that it ran on is gone.
     Lost,
 }
 
 /// How long a binary may take.
 #[derive(Clone, Copy)]
-pub struct Limits {
+pub struct Limits<'a> {
     pub total: Duration,
     /// Without a line.
     pub silence: Duration,
+    /// Ends it at once when it becomes true.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 enum Line {
@@ -90,6 +97,8 @@ pub fn run(command: &mut Command, limits: Limits, mut on_line: impl FnMut(&str))
             End::DeadlinePassed(limits.total)
         } else if heard.elapsed() >= limits.silence {
             End::Silent(limits.silence)
+        } else if limits.stop.is_some_and(|stop| stop.load(Ordering::Acquire)) {
+            End::Stopped
         } else {
             continue;
         };
@@ -128,6 +137,7 @@ impl fmt::Display for End {
             Self::Silent(limit) => {
                 write!(f, "said nothing for {} s and was stopped", limit.as_secs())
             }
+            Self::Stopped => f.write_str("was stopped with the other one"),
             Self::Lost => f.write_str("did not come to its end"),
             Self::DeadlinePassed(deadline) => {
                 write!(
@@ -177,6 +187,7 @@ mod tests {
     const PATIENT: Limits = Limits {
         total: LONG,
         silence: LONG,
+        stop: None,
     };
 
     fn sh(script: &str, limits: Limits) -> (Run, Vec<String>) {
@@ -208,7 +219,7 @@ mod tests {
     fn the_deadline_stops_it_and_keeps_what_it_printed() {
         let limits = Limits {
             total: SHORT,
-            silence: LONG,
+            ..PATIENT
         };
         let (run, _) = sh("echo started; exec sleep 1000", limits);
         assert!(matches!(run.end, End::DeadlinePassed(_)));
@@ -218,12 +229,23 @@ mod tests {
     #[test]
     fn silence_stops_it() {
         let limits = Limits {
-            total: LONG,
             silence: SHORT,
+            ..PATIENT
         };
         let (run, _) = sh("echo started; exec sleep 1000", limits);
         assert!(matches!(run.end, End::Silent(_)));
         assert_eq!(run.stdout, "started\n");
+    }
+
+    #[test]
+    fn what_nobody_needs_any_more_is_stopped() {
+        let stop = AtomicBool::new(true);
+        let limits = Limits {
+            stop: Some(&stop),
+            ..PATIENT
+        };
+        let (run, _) = sh("exec sleep 1000", limits);
+        assert!(matches!(run.end, End::Stopped));
     }
 
     #[test]

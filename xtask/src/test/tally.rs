@@ -79,6 +79,21 @@ pub fn tell(path: &str, outcome: &Outcome) {
     }
 }
 
+/// Which outcomes are told as they come.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Voice {
+    Everything,
+    Failures,
+}
+
+impl Voice {
+    pub fn tell(self, path: &str, outcome: &Outcome) {
+        if self == Self::Everything || *outcome == Outcome::Failed {
+            tell(path, outcome);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

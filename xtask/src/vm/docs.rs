@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use super::matrix::Row;
+use super::{kernels::Wanted, matrix::Row};
 use crate::{cargo, process::say, test::libtest::Outcome};
 
 const PAGE: &str = "docs/kernels.md";
@@ -13,7 +13,19 @@ const END: &str = "<!-- end -->";
 
 /// What users care about, and the tests that show it: those whose `TARGET::MODULE::TEST` contains one
 /// of the texts. A test counts for the first feature that it matches.
-const FEATURES: [(&str, &[&str]); 17] = [
+const FEATURES: [(&str, &[&str]); 23] = [
+    (
+        "Two machines: by mutual TLS and as itself, to pods and services, IPv4 and IPv6, MTU 1500 and 9000",
+        &["two_nodes::paths::", "two_nodes::volume::"],
+    ),
+    (
+        "Two machines: nothing in clear on the wire, MTU 1500 and 9000",
+        &["two_nodes::encryption::"],
+    ),
+    (
+        "Two machines: STRICT, and closed while the other daemon is dead",
+        &["two_nodes::closed::"],
+    ),
     (
         "Between nodes: encrypted, by IPv4, IPv6 and v4-mapped sockets, to pods and services",
         &["_on_another_node_encrypted"],
@@ -57,6 +69,15 @@ const FEATURES: [(&str, &[&str]); 17] = [
         "Enrolment by CNI and by hand",
         &["interop::cni::", "faults::pods::"],
     ),
+    (
+        "Pods with users of their own (`hostUsers: false`)",
+        &["scenarios::user_namespaces::"],
+    ),
+    ("Pods behind netkit devices", &["netkit::"]),
+    (
+        "A pod's own rules of nftables: drop, redirect, NAT",
+        &["coexistence::netfilter::"],
+    ),
     ("Other owners of eBPF programs and rules", &["coexist"]),
     ("The test harness's own", &["harness::"]),
     (
@@ -96,13 +117,15 @@ fn table(rows: &[Row]) -> String {
         line("---", rows.iter().map(|_| "---".to_owned())),
         line(
             "Cgroups",
-            rows.iter().map(|row| row.wanted.cgroups.name().into()),
+            rows.iter()
+                .map(|row| of_each(row, |wanted| wanted.cgroups.name().into())),
         ),
         line(
             "`rp_filter`",
             rows.iter()
-                .map(|row| row.wanted.reverse_path_filter.to_string()),
+                .map(|row| of_each(row, |wanted| wanted.reverse_path_filter.to_string())),
         ),
+        line("IPv6", rows.iter().map(ipv6)),
     ];
     for (number, (feature, _)) in FEATURES.iter().enumerate() {
         let cells: Vec<_> = rows.iter().map(|row| cell(row, number)).collect();
@@ -111,6 +134,19 @@ fn table(rows: &[Row]) -> String {
         }
     }
     lines.concat()
+}
+
+/// What is wanted of each machine.
+fn of_each(row: &Row, value: impl Fn(&Wanted) -> String) -> String {
+    let values: Vec<_> = row.wanted.iter().map(|wanted| value(wanted)).collect();
+    values.join(" + ")
+}
+
+fn ipv6(row: &Row) -> String {
+    of_each(row, |wanted| {
+        let has_ipv6 = wanted.has_ipv6();
+        if has_ipv6 { "yes" } else { wanted.parameters }.into()
+    })
 }
 
 fn line(first: &str, cells: impl Iterator<Item = String>) -> String {
@@ -170,7 +206,7 @@ mod tests {
         let paths = outcomes.iter();
         Row {
             name,
-            wanted: MATRIX.iter().find(|wanted| wanted.name == name).unwrap(),
+            wanted: MATRIX.iter().filter(|wanted| wanted.name == name).collect(),
             version: Some(format!("{name}.9")),
             report: Report {
                 outcomes: paths

@@ -17,7 +17,7 @@ use crate::{
         libtest::Outcome,
         progress::Progress,
         supervise::{self, End, Limits, Run},
-        tally,
+        tally::Voice,
     },
 };
 
@@ -36,6 +36,13 @@ pub struct Report {
     pub total: Duration,
 }
 
+impl Report {
+    pub fn has_failed(&self, path: &str) -> bool {
+        let failed = (path.to_owned(), Outcome::Failed);
+        self.outcomes.contains(&failed)
+    }
+}
+
 pub const BOOTS_AND_ENDS: &str = "boots_and_ends";
 
 /// How much of the console explains a death.
@@ -49,9 +56,10 @@ pub fn run(
     prefix: &str,
     targets: &[Target],
     limits: Limits,
+    voice: Voice,
 ) -> Result<Report> {
     let started = Instant::now();
-    let mut guest = Guest::new(prefix, targets);
+    let mut guest = Guest::new(prefix, targets, voice);
     let run = supervise::run(qemu, limits, |line| {
         if let Some(message) = console::parse(line) {
             guest.hear(&message);
@@ -76,6 +84,7 @@ pub fn run(
 struct Guest<'a> {
     prefix: &'a str,
     targets: &'a [Target],
+    voice: Voice,
     running: Option<Running<'a>>,
     outcomes: Vec<(String, Outcome)>,
     times: BTreeMap<String, Duration>,
@@ -91,10 +100,11 @@ struct Running<'a> {
 }
 
 impl<'a> Guest<'a> {
-    fn new(prefix: &'a str, targets: &'a [Target]) -> Self {
+    fn new(prefix: &'a str, targets: &'a [Target], voice: Voice) -> Self {
         Self {
             prefix,
             targets,
+            voice,
             running: None,
             outcomes: Vec::new(),
             times: BTreeMap::new(),
@@ -149,7 +159,7 @@ impl<'a> Guest<'a> {
     }
 
     fn tell(&mut self, path: String, outcome: &Outcome) {
-        tally::tell(&path, outcome);
+        self.voice.tell(&path, outcome);
         self.outcomes.push((path, outcome.clone()));
     }
 
@@ -158,7 +168,7 @@ impl<'a> Guest<'a> {
         self.running = target.map(|target| Running {
             target,
             started: Instant::now(),
-            progress: Progress::new(&format!("{}::{name}", self.prefix), name),
+            progress: Progress::new(&format!("{}::{name}", self.prefix), name, self.voice),
             stdout: String::new(),
             stderr: String::new(),
         });
@@ -193,6 +203,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         total: Duration::from_mins(1),
         silence: Duration::from_mins(1),
+        stop: None,
     };
 
     /// A guest that says these lines, and has two tests in one target and one in another.
@@ -209,7 +220,8 @@ mod tests {
             target("faults", &["peers::c"]),
         ];
         let mut qemu = Command::new("printf");
-        let report = run(qemu.arg(lines), &console, "vm::6.1", &targets, LIMITS).unwrap();
+        let (prefix, voice) = ("vm::6.1", Voice::Everything);
+        let report = run(qemu.arg(lines), &console, prefix, &targets, LIMITS, voice).unwrap();
         report.outcomes.into_iter().collect()
     }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{cpio::Archive, kernels::Kernel, modules};
+use super::{borrowed, cpio::Archive, kernels::Kernel, modules};
 use crate::{
     cargo::{self, TestBinary, Workspace},
     process::{self, say},
@@ -18,17 +18,21 @@ use crate::{
 };
 
 /// The test targets that guests run.
-pub const TARGETS: [&str; 7] = [
+pub const TARGETS: [&str; 9] = [
     "harness",
     "datapath",
     "coexistence",
     "scenarios",
     "interop",
     "faults",
+    "netkit",
     REFUSAL,
+    TWO_NODES,
 ];
 /// The one for kernels that are not supported.
 pub const REFUSAL: &str = "refusal";
+/// The one for two guests at once.
+pub const TWO_NODES: &str = "two_nodes";
 
 const PACKAGE: &str = "ztun-tests";
 const PROFILE: &str = "vm";
@@ -81,6 +85,7 @@ impl Build {
             let content = read(&binary.executable)?;
             archive.program(&in_guest(&binary.crate_name)[1..], &content);
         }
+        borrowed::add_to(&mut archive)?;
         let mut list = String::new();
         for module in modules::closure(&kernel.modules)? {
             let path = format!("lib/{}.ko", module.name);
@@ -108,6 +113,6 @@ fn cargo_for_guests(subcommand: &str, toolchain: &Toolchain) -> Command {
     command
 }
 
-fn read(file: &Path) -> Result<Vec<u8>> {
+pub fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }

@@ -23,6 +23,10 @@ pub enum Support {
 pub struct Wanted {
     /// What it is called in the tests' paths.
     pub name: &'static str,
+    /// What the cache calls the kernel: one may be booted in several ways.
+    cached_as: &'static str,
+    /// Added to the kernel's command line.
+    pub parameters: &'static str,
     pub support: Support,
     pub scope: Scope,
     pub cgroups: Cgroups,
@@ -42,6 +46,8 @@ pub enum Scope {
     Everything,
     /// What the kernel has a part in.
     Kernel,
+    /// What can be without IPv6, of each kind.
+    WithoutIpv6,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +62,15 @@ enum Release {
     NewestSince(u32),
 }
 
+/// The kernel has IPv6, and does as if it had not.
+const WITHOUT_IPV6: &str = "ipv6.disable=1";
+
 /// As versions are read: the oldest first.
-pub const MATRIX: [Wanted; 4] = [
+pub const MATRIX: [Wanted; 5] = [
     Wanted {
         name: "5.10",
+        cached_as: "5.10",
+        parameters: "",
         support: Support::Refused,
         scope: Scope::Kernel,
         cgroups: Cgroups::Unified,
@@ -70,16 +81,23 @@ pub const MATRIX: [Wanted; 4] = [
     },
     Wanted {
         name: "6.1",
+        cached_as: "6.1",
+        parameters: "",
         support: Support::Full,
         scope: Scope::Everything,
         cgroups: Cgroups::Unified,
         reverse_path_filter: 0,
-        may_skip: &["coexistence::programs::tc_programs_on_the_host_side"],
+        may_skip: &[
+            "coexistence::programs::tc_programs_on_the_host_side",
+            "netkit::",
+        ],
         release: Release::Series(6, 1),
         suites: &["bookworm"],
     },
     Wanted {
         name: "6.12",
+        cached_as: "6.12",
+        parameters: "",
         support: Support::Full,
         scope: Scope::Kernel,
         cgroups: Cgroups::Hybrid,
@@ -89,7 +107,24 @@ pub const MATRIX: [Wanted; 4] = [
         suites: &["trixie", "bookworm-backports"],
     },
     Wanted {
+        name: "6.12-without-ipv6",
+        cached_as: "6.12",
+        parameters: WITHOUT_IPV6,
+        support: Support::Full,
+        scope: Scope::WithoutIpv6,
+        cgroups: Cgroups::Unified,
+        reverse_path_filter: 0,
+        may_skip: &[
+            "coexistence::settings::a_pod_without_ipv6_",
+            "coexistence::settings::a_pod_that_loses_ipv6_",
+        ],
+        release: Release::Series(6, 12),
+        suites: &["trixie", "bookworm-backports"],
+    },
+    Wanted {
         name: "newest",
+        cached_as: "newest",
+        parameters: "",
         support: Support::Full,
         scope: Scope::Kernel,
         cgroups: Cgroups::Unified,
@@ -119,7 +154,7 @@ pub struct Kernel {
 impl Wanted {
     /// Fetches it, unless the cache has it.
     pub fn fetch(&self, cache: &Cache, mirror: impl FnOnce() -> Result<String>) -> Result<Kernel> {
-        let entry = cache.entry(&format!("kernel-{}", self.name));
+        let entry = cache.entry(&format!("kernel-{}", self.cached_as));
         if !entry.is_complete(RECIPE) {
             let lists = cache.entry("lists");
             let mirror = mirror()?;
@@ -165,6 +200,12 @@ impl Wanted {
                 dependencies(&record.depends).find(|name| is_versioned(name, "linux-image-"))
             })
             .map(str::to_owned)
+    }
+}
+
+impl Wanted {
+    pub fn has_ipv6(&self) -> bool {
+        self.parameters != WITHOUT_IPV6
     }
 }
 

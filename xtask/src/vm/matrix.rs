@@ -3,31 +3,32 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::{Value, json};
 
 use super::{
     archive,
+    entry::Entry,
     guest::{self, BOOTS_AND_ENDS, Report, Target},
-    image::{self, Build},
-    kernels::{Kernel, MATRIX, Scope, Support, Wanted},
-    qemu::{Boot, Qemu},
+    image::Build,
+    kernels::{MATRIX, Scope, Wanted},
+    machine::Machine,
+    pair,
+    qemu::Qemu,
     table,
 };
 use crate::{
     cargo::Workspace,
-    process,
     setup::{Toolchain, cache::Cache},
     test::{
         libtest::{self, Outcome},
         supervise::Limits,
-        tally,
+        tally::{self, Voice},
     },
 };
 
@@ -35,11 +36,11 @@ use crate::{
 const LEFT_OUT: [&str; 11] = [
     // They drive real servers and clients, and a guest has no programs but ours.
     "scenarios::bookinfo::",
+    "scenarios::couchdb_rbac::",
     "scenarios::foo_bar_legacy::",
     "scenarios::fruits_catalog::",
     "scenarios::servers::",
     "scenarios::wordpress::",
-    "coexistence::netfilter::",
     "harness::network::programs_in_a_pod_have_its_addresses_and_its_cgroup",
     // Emulated, these take minutes: they are about volume, which the kernel's release changes little.
     "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node",
@@ -50,38 +51,45 @@ const LEFT_OUT: [&str; 11] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 5] = [
+const USER_SPACE: [&str; 6] = [
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
     "faults::peers::",
     "faults::readiness::",
+    "scenarios::verify::",
+];
+
+/// What runs without IPv6 too: capture, the last hop, STRICT, and a daemon that dies.
+const WITHOUT_IPV6: [&str; 7] = [
+    "coexistence::settings::",
+    "datapath::addresses::",
+    "datapath::ends::",
+    "datapath::paths::",
+    "faults::daemon::",
+    "scenarios::encryption::",
+    "scenarios::mtls::",
 ];
 
 /// Where each guest's path begins, in `cargo xtask test`.
 const PREFIX: &str = "vm";
 const AT_A_TIME: usize = 2;
-const LIMITS: Limits = Limits {
+pub const LIMITS: Limits = Limits {
     total: Duration::from_mins(25),
     // Longer than the harness lets one test take.
     silence: Duration::from_mins(4),
+    stop: None,
 };
 
 pub struct Matrix {
-    build: Build,
+    pub(super) build: Build,
     /// Each target's tests that guests run.
     catalogue: Vec<Target>,
-    qemu: Result<Qemu, String>,
-    guests: Vec<Guest>,
+    pub(super) qemu: Result<Qemu, String>,
+    guests: Vec<Entry>,
     /// Of images and consoles.
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     pub options: Options,
-}
-
-/// A kernel of the matrix, or why it isn't there.
-pub struct Guest {
-    pub wanted: &'static Wanted,
-    pub kernel: Result<Kernel, String>,
 }
 
 #[derive(Default)]
@@ -106,14 +114,17 @@ impl Matrix {
         };
         let text = |error: anyhow::Error| format!("{error:#}");
         let qemu = Qemu::provide(&cache, mirror).map_err(text);
-        let guests = MATRIX
-            .iter()
-            .filter(|wanted| kernels.is_empty() || kernels.iter().any(|name| name == wanted.name))
-            .map(|wanted| Guest {
-                wanted,
-                kernel: wanted.fetch(&cache, mirror).map_err(text),
-            })
-            .collect();
+        let fetch = |wanted: &'static Wanted| Entry {
+            wanted,
+            kernel: wanted.fetch(&cache, mirror).map_err(text),
+            other: None,
+        };
+        let is_named = |name: &str| kernels.is_empty() || kernels.iter().any(|own| own == name);
+        let single = MATRIX.iter().filter(|wanted| is_named(wanted.name));
+        let mut guests: Vec<_> = single.map(fetch).collect();
+        if is_named(pair::NAME) {
+            guests.extend(pair::entry(fetch));
+        }
         let build = Build::make(toolchain)?;
         let catalogue = build
             .tests
@@ -138,15 +149,12 @@ impl Matrix {
 
     /// Every test, without the prefix of its path.
     pub fn tests(&self) -> Vec<String> {
-        let of_guest = |guest: &Guest| {
-            let name = guest.wanted.name;
-            let tests = self
-                .targets_of(guest.wanted)
-                .into_iter()
-                .flat_map(move |target| {
-                    let tests = target.tests.into_iter();
-                    tests.map(move |test| format!("{name}::{}::{test}", target.name))
-                });
+        let of_guest = |guest: &Entry| {
+            let name = guest.name();
+            let tests = self.targets_of(guest).into_iter().flat_map(move |target| {
+                let tests = target.tests.into_iter();
+                tests.map(move |test| format!("{name}::{}::{test}", target.name))
+            });
             std::iter::once(format!("{name}::{BOOTS_AND_ENDS}")).chain(tests)
         };
         self.guests.iter().flat_map(of_guest).collect()
@@ -185,9 +193,9 @@ impl Matrix {
     }
 
     /// None where nothing of this guest is wanted.
-    fn run_guest(&self, guest: &Guest, wanted: &HashSet<&str>) -> Option<Row> {
-        let name = guest.wanted.name;
-        let mut targets = self.targets_of(guest.wanted);
+    fn run_guest(&self, guest: &Entry, wanted: &HashSet<&str>) -> Option<Row> {
+        let name = guest.name();
+        let mut targets = self.targets_of(guest);
         for target in &mut targets {
             target.tests.retain(|test| {
                 wanted.contains(format!("{name}::{}::{test}", target.name).as_str())
@@ -203,80 +211,32 @@ impl Matrix {
             not_run(&prefix, &targets)
         });
         forbid_skips(&mut report, &prefix, guest.wanted.may_skip);
-        let version = guest
-            .kernel
-            .as_ref()
-            .ok()
-            .map(|kernel| kernel.version.clone());
         Some(Row {
             name,
-            wanted: guest.wanted,
-            version,
+            wanted: guest.machines().map(|machine| machine.wanted).collect(),
+            version: guest.version(),
             report,
         })
     }
 
-    fn boot(&self, guest: &Guest, prefix: &str, targets: &[Target]) -> Result<Report> {
-        let qemu = self.qemu.as_ref().map_err(|reason| anyhow!("{reason}"))?;
-        let kernel = guest
-            .kernel
-            .as_ref()
-            .map_err(|reason| anyhow!("{reason}"))?;
-        let name = guest.wanted.name;
-        let initramfs = self.directory.join(format!("{name}.cpio"));
-        let console = self.directory.join(format!("{name}.console"));
-        let plan = self.plan(guest.wanted, targets);
-        self.build.write_initramfs(kernel, &plan, &initramfs)?;
-        let mut command = qemu.command(&Boot {
-            kernel: &kernel.image,
-            initramfs: &initramfs,
-            console: &console,
-            parameters: "",
-        });
-        if self.options.keep {
-            println!("{prefix}: {}", process::line(&command));
+    fn boot(&self, guest: &Entry, prefix: &str, targets: &[Target]) -> Result<Report> {
+        if let Some(other) = &guest.other {
+            return pair::boot(self, [guest, other], prefix, targets);
         }
-        let report = guest::run(&mut command, &console, prefix, targets, LIMITS)?;
-        if !self.options.keep {
-            remove(&initramfs)?;
-            remove(&console)?;
-        }
+        let mut machine = Machine::assemble(self, guest, prefix, targets, None)?;
+        let Machine { qemu, console, .. } = &mut machine;
+        let report = guest::run(qemu, console, prefix, targets, LIMITS, Voice::Everything)?;
+        machine.scrap(&self.options)?;
         Ok(report)
     }
 
-    fn plan(&self, wanted: &Wanted, targets: &[Target]) -> Value {
-        let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
-        if let Some(program) = &self.options.sabotage {
-            environment["ZTUN_TEST_SABOTAGE"] = json!(program);
-        }
-        let runs: Vec<_> = targets
-            .iter()
-            .map(|target| {
-                let options = ["--exact", "--show-output", "--color", "never"];
-                let tests = target.tests.iter().map(String::as_str);
-                json!({
-                    "name": target.name,
-                    "program": image::in_guest(&target.name),
-                    "arguments": options.into_iter().chain(tests).collect::<Vec<_>>(),
-                })
-            })
-            .collect();
-        json!({
-            "cgroups": wanted.cgroups.name(),
-            "reverse_path_filter": wanted.reverse_path_filter,
-            "environment": environment,
-            "runs": runs,
-        })
-    }
-
-    /// What a guest with this kernel runs.
-    fn targets_of(&self, wanted: &Wanted) -> Vec<Target> {
+    /// What this guest runs.
+    fn targets_of(&self, guest: &Entry) -> Vec<Target> {
         let targets = self.catalogue.iter().map(|target| {
             let mut tests = target.tests.clone();
-            let is_refusal = target.name == image::REFUSAL;
             tests.retain(|test| {
-                is_refusal == (wanted.support == Support::Refused)
-                    && is_in_scope(wanted.scope, &format!("{}::{test}", target.name))
+                guest.runs(&target.name)
+                    && is_in_scope(guest.wanted.scope, &format!("{}::{test}", target.name))
             });
             Target {
                 name: target.name.clone(),
@@ -287,10 +247,10 @@ impl Matrix {
     }
 }
 
-/// What came of a guest.
+/// What came of a guest, or of two.
 pub struct Row {
     pub name: &'static str,
-    pub wanted: &'static Wanted,
+    pub wanted: Vec<&'static Wanted>,
     pub version: Option<String>,
     pub report: Report,
 }
@@ -354,11 +314,12 @@ fn is_left_out(test: &str) -> bool {
 }
 
 fn is_in_scope(scope: Scope, test: &str) -> bool {
-    scope == Scope::Everything || !USER_SPACE.iter().any(|prefix| test.starts_with(prefix))
-}
-
-fn remove(file: &Path) -> Result<()> {
-    fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
+    let is_one_of = |prefixes: &[&str]| prefixes.iter().any(|prefix| test.starts_with(prefix));
+    match scope {
+        Scope::Everything => true,
+        Scope::Kernel => !is_one_of(&USER_SPACE),
+        Scope::WithoutIpv6 => is_one_of(&WITHOUT_IPV6),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -402,6 +363,8 @@ mod tests {
         assert!(is_in_scope(Scope::Everything, configuration));
         assert!(!is_in_scope(Scope::Kernel, configuration));
         assert!(is_in_scope(Scope::Kernel, "faults::daemon::dies"));
+        assert!(is_in_scope(Scope::WithoutIpv6, "faults::daemon::dies"));
+        assert!(!is_in_scope(Scope::WithoutIpv6, configuration));
         let thorough = MATRIX
             .iter()
             .filter(|wanted| wanted.scope == Scope::Everything);

@@ -40,6 +40,21 @@ pub struct Boot<'a> {
     pub console: &'a Path,
     /// Added to the kernel's command line.
     pub parameters: &'a str,
+    /// Leads to another guest.
+    pub cable: Option<Cable<'a>>,
+}
+
+/// One end of a cable between two guests: a network card, and the socket by which QEMU reaches the other's.
+pub struct Cable<'a> {
+    pub socket: &'a Path,
+    pub end: End,
+}
+
+/// Which QEMU makes the socket.
+#[derive(Clone, Copy)]
+pub enum End {
+    Listening,
+    Connecting,
 }
 
 impl Qemu {
@@ -103,6 +118,9 @@ impl Qemu {
                 "console=ttyS0 panic=-1 oops=panic quiet {}",
                 boot.parameters
             ));
+        if let Some(cable) = &boot.cable {
+            command.args(cable.arguments());
+        }
         command
     }
 
@@ -155,6 +173,24 @@ impl Qemu {
             );
         }
         command
+    }
+}
+
+impl Cable<'_> {
+    fn arguments(&self) -> [String; 4] {
+        let (server, address) = match self.end {
+            End::Listening => ("on", "52:54:00:00:00:01"),
+            End::Connecting => ("off", "52:54:00:00:00:02"),
+        };
+        // QEMU reads two commas as one.
+        let socket = self.socket.display().to_string().replace(',', ",,");
+        [
+            "-netdev".into(),
+            format!("stream,id=cable,server={server},addr.type=unix,addr.path={socket}"),
+            "-device".into(),
+            // The card's firmware could boot from the network.
+            format!("virtio-net-pci,netdev=cable,mac={address},romfile="),
+        ]
     }
 }
 
@@ -222,6 +258,19 @@ mod tests {
             "processor : 0\nflags\t\t: fpu vmx sse\n"
         ));
         assert!(!has_virtualisation("flags : fpu sse\nbugs : vmxish svm\n"));
+    }
+
+    #[test]
+    fn a_cable_has_two_ends_that_differ() {
+        let arguments = |end| {
+            let socket = Path::new("/tmp/a,b.socket");
+            Cable { socket, end }.arguments().join(" ")
+        };
+        let (one, other) = (arguments(End::Listening), arguments(End::Connecting));
+        assert!(one.contains("server=on") && other.contains("server=off"));
+        assert!(one.contains("addr.path=/tmp/a,,b.socket "), "{one}");
+        let address = |end: &str| end.split("mac=").last().map(str::to_owned);
+        assert_ne!(address(&one), address(&other));
     }
 
     #[test]

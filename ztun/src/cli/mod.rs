@@ -13,6 +13,7 @@ mod status;
 mod table;
 mod tls_check;
 mod unenrol;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -46,6 +47,8 @@ enum Command {
     TlsCheck(tls_check::TlsCheckArgs),
     /// Tell who may talk to whom, and by which policy
     Authz(authz::AuthzArgs),
+    /// Try what capture needs of this kernel, and read from it whether each pod is captured
+    Verify(verify::VerifyArgs),
     /// Look into policies before they are in force
     Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Command::Log(args) => log::run(args),
         Command::TlsCheck(args) => tls_check::run(args),
         Command::Authz(args) => authz::run(args),
+        Command::Verify(args) => verify::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };

@@ -75,7 +75,10 @@ fn pods(status: &NodeStatus) -> Table {
     for pod in &status.pods {
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
         let capture = match &pod.capture {
-            CaptureState::Captured => "captured".to_owned(),
+            CaptureState::Captured => match &pod.problem {
+                None => "captured".to_owned(),
+                Some(problem) => format!("captured; PROBLEM: {problem}"),
+            },
             CaptureState::NotCaptured { why } => format!("NOT CAPTURED: {why}"),
         };
         table.row([

@@ -14,7 +14,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct UnenrolArgs {
-    /// The pod; its traffic is neither captured nor encrypted from now on
+    /// The pod; its traffic is neither captured nor encrypted from now on, whatever its labels say
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod_name)]
     pod: PodName,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Workloads and services for the tests of this module.
+//! Workloads and services for tests.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{
     Endpoint, Identity, PodName, Service, ServiceKey, Workload, WorkloadUid,
-    workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+    workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -22,6 +22,8 @@ pub(crate) fn workload(name: &str, addresses: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         pod: PodName::new("foo", name),
+        pod_uid: "".into(),
+        membership: Membership::Member,
         identity: Identity::new("cluster.local".parse().unwrap(), "foo", "default").unwrap(),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         node: "node".into(),

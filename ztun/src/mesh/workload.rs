@@ -30,6 +30,21 @@ pub enum TunnelProtocol {
     Hbone,
 }
 
+/// Whether a workload takes part in the mesh, as far as its source can tell.
+///
+/// Only what was said counts: what is not known must not set a captured pod free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Membership {
+    /// A label, its own or its namespace's, or an annotation says that it does.
+    Member,
+    /// It was said that it doesn't: by its own label, or by a namespace that has none.
+    Outside,
+    /// What would decide is missing, such as its namespace's object.
+    #[default]
+    Undecided,
+}
+
 /// Whether a workload takes new connections through a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,6 +87,9 @@ pub enum WorkloadKind {
 pub struct Workload {
     pub uid: WorkloadUid,
     pub pod: PodName,
+    /// The pod's UID as kubelet and container runtimes know it; empty where the source doesn't tell.
+    pub pod_uid: Arc<str>,
+    pub membership: Membership,
     /// What its certificate says; sources validate it when they make the workload.
     pub identity: Identity,
     /// Every address it answers on, both families.

@@ -47,7 +47,7 @@ pub struct EnrolRequest {
 pub enum EnrolResponse {
     /// The pod is captured from now on.
     Enrolled { addresses: Vec<IpAddr> },
-    /// The mesh says that the pod takes no part in it.
+    /// The mesh says that the pod takes no part in it; it is enrolled when that changes.
     NotInMesh,
 }
 

@@ -1,6 +1,12 @@
 //! The daemon's TCP endpoints: `/healthz/ready` and `/metrics`.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -20,17 +26,25 @@ pub struct ListenError {
     source: io::Error,
 }
 
+/// Listens on an address; where the kernel has no IPv6, `[::]` is every IPv4 address.
 pub async fn listen(
     address: SocketAddr,
     purpose: &'static str,
 ) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError {
-            address,
-            purpose,
-            source,
-        })
+    let bound = match TcpListener::bind(address).await {
+        Err(error)
+            if error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+                && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| ListenError {
+        address,
+        purpose,
+        source,
+    })
 }
 
 /// Serves until dropped. A client that dawdles over its request is cut off, so that it holds nothing.

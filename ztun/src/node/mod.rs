@@ -4,6 +4,7 @@ mod addresses;
 pub mod api;
 mod http;
 pub mod kubelet;
+mod membership;
 mod pods;
 mod readiness;
 mod records;
@@ -27,8 +28,8 @@ use tokio::{
 };
 
 use self::{
-    kubelet::KubeletProbes, pods::Pods, readiness::Readiness, records::Records, server::Api,
-    server::ApiServer, status::StatusReporter,
+    kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
+    records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
@@ -109,13 +110,8 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(
-        redirect,
-        records,
-        proxy.clone(),
-        mesh.clone(),
-        config.timeouts.mesh_state,
-    ));
+    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
@@ -135,9 +131,11 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
+    tokio::task::spawn_local(membership.clone().follow());
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
+        membership: membership.clone(),
         proxy: proxy.clone(),
         mesh,
         certificates,
@@ -147,6 +145,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     };
     let api = Arc::new(Api {
         pods: pods.clone(),
+        membership,
         status,
         config: config.clone(),
         log,

@@ -1,25 +1,25 @@
 //! The pods that this node captures: enrolment, release, and what keeps both true over time.
 
+mod error;
+mod known;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use tokio::time::timeout;
 use ztun_common::Verdict;
 
+pub use self::error::PodError;
 use super::{
     addresses::Followers,
-    records::{RecordError, Records},
+    records::{Origin, Record, RecordError, Records, Standing},
 };
 use crate::{
-    mesh::{Mesh, PodName, workload::TunnelProtocol},
+    mesh::PodName,
     proxy::{PodAddresses, ProxiedPod, Proxy},
-    redirect::{
-        CaptureState, CapturedPod, EnrolError, PinError, PodId, PodNetns, PodSandbox, Redirect,
-    },
+    redirect::{CaptureState, CapturedPod, PodId, PodNetns, PodSandbox, Redirect},
 };
 
 /// Enrols and releases pods; one change at a time, readers never wait for one.
@@ -28,13 +28,14 @@ pub struct Pods {
     redirect: Arc<Redirect>,
     records: Records,
     proxy: Arc<Proxy>,
-    mesh: Arc<Mesh>,
-    /// How long an enrolment waits for the mesh to know its pod.
-    mesh_wait: Duration,
     enrolled: Mutex<BTreeMap<PodName, Enrolled>>,
     /// Sandboxes whose pod came back in another one. They have no listeners, so they stay closed
     /// until their own DEL, or their end.
     former: Mutex<Vec<Enrolled>>,
+    /// Pods that are not captured: they take no part, or an earlier daemon's could not be taken over.
+    known: Mutex<BTreeMap<PodName, Record>>,
+    /// Told when a pod is known newly.
+    news: tokio::sync::Notify,
     followers: Followers,
     change: tokio::sync::Mutex<()>,
 }
@@ -43,104 +44,72 @@ pub struct Pods {
 #[derive(Clone, Debug)]
 pub struct Enrolled {
     pub sandbox: PodSandbox,
+    pub origin: Origin,
     pub addresses: PodAddresses,
     pub netns: Arc<PodNetns>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum PodError {
-    #[error("enrol {pod}: {source}")]
-    Capture { pod: PodName, source: EnrolError },
-    #[error("enrol {pod}: {source}")]
-    Record { pod: PodName, source: RecordError },
-    #[error("enrol {pod}: {source}")]
-    Serve {
-        pod: PodName,
-        source: std::io::Error,
-    },
-    #[error(
-        "enrol {pod}: the mesh state doesn't know this pod after {waited:?}; check that the mesh source delivers it"
-    )]
-    Unknown { pod: PodName, waited: Duration },
-    #[error("release {pod}: {source}")]
-    Release { pod: PodName, source: PinError },
-}
-
-impl PodError {
-    /// Whether the same request may succeed later without a change by the caller.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Record { .. })
-    }
-}
-
 impl Pods {
-    pub fn new(
-        redirect: Arc<Redirect>,
-        records: Records,
-        proxy: Arc<Proxy>,
-        mesh: Arc<Mesh>,
-        mesh_wait: Duration,
-    ) -> Self {
+    pub fn new(redirect: Arc<Redirect>, records: Records, proxy: Arc<Proxy>) -> Self {
         Self {
             followers: Followers::new(redirect.clone(), proxy.clone()),
             redirect,
             records,
             proxy,
-            mesh,
-            mesh_wait,
             enrolled: Mutex::default(),
             former: Mutex::default(),
+            known: Mutex::default(),
+            news: tokio::sync::Notify::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
 
     /// Captures the pod; when this returns, its next connection is captured or refused.
-    pub async fn enrol(&self, sandbox: PodSandbox) -> Result<Vec<IpAddr>, PodError> {
+    pub async fn enrol(
+        &self,
+        sandbox: PodSandbox,
+        origin: Origin,
+    ) -> Result<Vec<IpAddr>, PodError> {
         let _one_at_a_time = self.change.lock().await;
+        self.enrol_alone(sandbox, origin).await
+    }
+
+    /// As [`Self::enrol`], for a caller that holds `change`.
+    async fn enrol_alone(
+        &self,
+        sandbox: PodSandbox,
+        origin: Origin,
+    ) -> Result<Vec<IpAddr>, PodError> {
         let pod = sandbox.pod.clone();
-        let before = self.enrolled().get(&pod).cloned();
+        let before = self.record(&pod);
+        let record = Record {
+            sandbox: sandbox.clone(),
+            origin,
+            standing: Standing::Enrolled,
+        };
         self.records
-            .write(&sandbox)
+            .write(&record)
             .map_err(|source| PodError::Record {
                 pod: pod.clone(),
                 source,
             })?;
         let captured = self.capture(&sandbox).await;
         let result = match captured {
-            Ok(captured) => self.serve(sandbox, captured),
+            Ok(captured) => self.serve(sandbox, origin, captured),
             Err(error) => Err(error),
         };
-        if result.is_err() {
-            match before {
-                Some(before) => self.keep_record(&before.sandbox),
-                None => self.forget_record(&pod),
-            }
+        match (&result, before) {
+            (Ok(_), _) => drop(self.known().remove(&pod)),
+            (Err(_), Some(before)) => self.keep_record(&before),
+            (Err(_), None) => self.forget_record(&pod),
         }
         result
     }
 
-    /// Waits (bounded) until the mesh knows `pod`, and says whether it takes part.
-    pub async fn takes_part(&self, pod: &PodName) -> Result<bool, PodError> {
-        let mut versions = self.mesh.versions();
-        let known = async {
-            loop {
-                if let Some(workload) = self.mesh.snapshot().workload_by_pod(pod) {
-                    return workload.tunnel_protocol == TunnelProtocol::Hbone;
-                }
-                if versions.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        timeout(self.mesh_wait, known)
-            .await
-            .map_err(|_| PodError::Unknown {
-                pod: pod.clone(),
-                waited: self.mesh_wait,
-            })
-    }
-
-    /// Lets go of the pod in the given sandbox, or in whichever it is; `false` if there is none.
+    /// Lets go of the pod in the given sandbox, or in whichever it is; `false` if it isn't enrolled.
+    ///
+    /// The given sandbox is at its end and forgotten. Without one it runs on, and stays free
+    /// whatever its labels say.
     pub async fn release(&self, pod: &PodName, sandbox_id: Option<&str>) -> Result<bool, PodError> {
         let _one_at_a_time = self.change.lock().await;
         let is_meant = |entry: &Enrolled| {
@@ -165,13 +134,14 @@ impl Pods {
             .filter(|entry| is_meant(entry))
             .cloned()
         else {
-            return Ok(!former.is_empty());
+            let was_enrolled = self.release_known(pod, sandbox_id).await?;
+            return Ok(was_enrolled || !former.is_empty());
         };
-        self.followers.stop(pod);
-        self.proxy.remove_pod(pod);
-        self.release_kernel_state(&entry.sandbox).await?;
-        self.enrolled().remove(pod);
-        self.forget_record(pod);
+        self.set_free(&entry).await?;
+        match sandbox_id {
+            Some(_) => self.forget_record(pod),
+            None => self.let_go_by_hand(entry.sandbox),
+        }
         tracing::info!(%pod, "released");
         Ok(true)
     }
@@ -179,8 +149,14 @@ impl Pods {
     /// Takes over what an earlier daemon recorded. A pod that is gone is forgotten; one that can't
     /// be captured stays closed and is reported.
     pub async fn restore(&self) -> Result<(), RecordError> {
-        let sandboxes = self.records.all()?;
-        match self.redirect.orphans(&sandboxes) {
+        let records = self.records.all()?;
+        let captured = records
+            .iter()
+            .filter(|it| it.standing == Standing::Enrolled);
+        match self
+            .redirect
+            .orphans(captured.map(|record| &record.sandbox))
+        {
             Ok(orphans) => {
                 for pod in orphans {
                     tracing::error!(
@@ -191,15 +167,19 @@ impl Pods {
             }
             Err(error) => tracing::error!(%error, "cannot look for pods whose record is lost"),
         }
-        for sandbox in sandboxes {
-            let pod = sandbox.pod.clone();
-            if !sandbox.netns.exists() {
-                tracing::info!(%pod, netns = %sandbox.netns.display(), "pod is gone: forgetting it");
-                self.release_gone(&sandbox).await;
+        for mut record in records {
+            let pod = record.sandbox.pod.clone();
+            let Some(path) = self.redirect.whereabouts(&record.sandbox) else {
+                tracing::info!(%pod, netns = %record.sandbox.netns.display(), "pod is gone: forgetting it");
+                self.release_gone(&record.sandbox).await;
                 continue;
-            }
-            if let Err(error) = self.enrol_again(sandbox).await {
-                tracing::error!(%pod, %error, "pod of an earlier run can't be captured; it stays closed");
+            };
+            record.sandbox.netns = path;
+            self.known().insert(pod.clone(), record.clone());
+            if record.standing == Standing::Enrolled
+                && let Err(error) = self.enrol(record.sandbox, record.origin).await
+            {
+                tracing::error!(%pod, %error, "pod of an earlier run can't be captured yet; it stays closed");
             }
         }
         Ok(())
@@ -209,7 +189,7 @@ impl Pods {
     pub async fn sweep(&self) {
         let former = self.former().clone();
         for entry in self.list().into_iter().chain(former) {
-            if entry.netns.is_alive() {
+            if entry.netns.is_alive() || self.keep_by_another_path(&entry).await {
                 continue;
             }
             let pod = &entry.sandbox.pod;
@@ -219,6 +199,7 @@ impl Pods {
                 tracing::error!(%error, "release failed; it is tried again");
             }
         }
+        self.sweep_known().await;
     }
 
     /// Lets the pods' capture be as it is from now on.
@@ -253,13 +234,6 @@ impl Pods {
         .await
     }
 
-    async fn enrol_again(&self, sandbox: PodSandbox) -> Result<(), PodError> {
-        let _one_at_a_time = self.change.lock().await;
-        let captured = self.capture(&sandbox).await?;
-        self.serve(sandbox, captured)?;
-        Ok(())
-    }
-
     async fn capture(&self, sandbox: &PodSandbox) -> Result<CapturedPod, PodError> {
         let (redirect, request) = (self.redirect.clone(), sandbox.clone());
         run_blocking(move || redirect.enrol(&request))
@@ -270,7 +244,12 @@ impl Pods {
             })
     }
 
-    fn serve(&self, sandbox: PodSandbox, captured: CapturedPod) -> Result<Vec<IpAddr>, PodError> {
+    fn serve(
+        &self,
+        sandbox: PodSandbox,
+        origin: Origin,
+        captured: CapturedPod,
+    ) -> Result<Vec<IpAddr>, PodError> {
         let CapturedPod {
             addresses,
             sockets,
@@ -296,6 +275,7 @@ impl Pods {
             pod.clone(),
             Enrolled {
                 sandbox,
+                origin,
                 addresses: addresses.clone(),
                 netns: sockets,
             },
@@ -307,6 +287,16 @@ impl Pods {
         let addresses = addresses.to_vec();
         tracing::info!(%pod, ?addresses, "enrolled");
         Ok(addresses)
+    }
+
+    /// For a caller that holds `change`.
+    async fn set_free(&self, entry: &Enrolled) -> Result<(), PodError> {
+        let pod = &entry.sandbox.pod;
+        self.followers.stop(pod);
+        self.proxy.remove_pod(pod);
+        self.release_kernel_state(&entry.sandbox).await?;
+        self.enrolled().remove(pod);
+        Ok(())
     }
 
     async fn release_gone(&self, sandbox: &PodSandbox) {
@@ -327,9 +317,9 @@ impl Pods {
             })
     }
 
-    fn keep_record(&self, sandbox: &PodSandbox) {
-        if let Err(error) = self.records.write(sandbox) {
-            tracing::error!(pod = %sandbox.pod, %error, "the record names a sandbox that is not captured");
+    fn keep_record(&self, record: &Record) {
+        if let Err(error) = self.records.write(record) {
+            tracing::error!(pod = %record.sandbox.pod, %error, "the record on disk does not say how the pod stands");
         }
     }
 

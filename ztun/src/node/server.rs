@@ -21,7 +21,9 @@ use super::{
         EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, TlsCheckRequest,
         UnenrolRequest, UnenrolResponse,
     },
+    membership::Membership,
     pods::{PodError, Pods},
+    records::Origin,
     status::StatusReporter,
 };
 use crate::{
@@ -51,6 +53,7 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Api {
     pub pods: Arc<Pods>,
+    pub membership: Arc<Membership>,
     pub status: StatusReporter,
     pub config: Config,
     pub log: LogFilter,
@@ -137,10 +140,15 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
 
 async fn enrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<Bytes>>, Failure> {
     let EnrolRequest { sandbox, when } = body(request).await?;
-    if when == EnrolWhen::InMesh && !api.pods.takes_part(&sandbox.pod).await? {
-        return Ok(json(StatusCode::OK, &EnrolResponse::NotInMesh));
-    }
-    let addresses = api.pods.enrol(sandbox).await?;
+    let origin = match when {
+        EnrolWhen::Always => Origin::Asked,
+        EnrolWhen::InMesh if api.membership.takes_part(&sandbox).await? => Origin::Runtime,
+        EnrolWhen::InMesh => {
+            api.pods.remember(sandbox).await?;
+            return Ok(json(StatusCode::OK, &EnrolResponse::NotInMesh));
+        }
+    };
+    let addresses = api.pods.enrol(sandbox, origin).await?;
     Ok(json(StatusCode::OK, &EnrolResponse::Enrolled { addresses }))
 }
 

@@ -7,12 +7,13 @@ use ztun_common::Verdict;
 
 use super::{
     kubelet::{KubeletProbes, KubeletStatus},
+    membership::{Membership, Uncaptured},
     pods::Pods,
     readiness::Readiness,
 };
 use crate::{
     cert::{CertificateManager, CertificateStatus},
-    mesh::{Identity, Mesh, PodName, WorkloadUid, workload::TunnelProtocol},
+    mesh::{Identity, Mesh, PodName, WorkloadUid},
     observe::ConnectionStatus,
     proxy::Proxy,
     redirect::CaptureState,
@@ -49,6 +50,9 @@ pub struct PodStatus {
     pub pod: PodName,
     pub addresses: Vec<IpAddr>,
     pub capture: CaptureState,
+    /// What the daemon tries to change about it in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// What the kernel programs counted, by verdict; those that never came are left out.
     #[serde(default)]
     pub verdicts: BTreeMap<String, u64>,
@@ -62,6 +66,7 @@ pub struct PodStatus {
 pub struct StatusReporter {
     pub node: String,
     pub pods: Arc<Pods>,
+    pub membership: Arc<Membership>,
     pub proxy: Arc<Proxy>,
     pub mesh: Arc<Mesh>,
     pub certificates: Arc<CertificateManager>,
@@ -89,7 +94,7 @@ impl StatusReporter {
         }
     }
 
-    /// The enrolled pods, and those that the mesh places here but nobody enrolled.
+    /// The enrolled pods, and those that take part but are not captured.
     async fn pods(&self) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
         let mut captures = self.pods.capture_states().await;
@@ -110,25 +115,24 @@ impl StatusReporter {
                     verdicts: verdicts.remove(&pod).map(named).unwrap_or_default(),
                     workload: workload.map(|workload| workload.uid.clone()),
                     identity: workload.map(|workload| workload.identity.clone()),
+                    problem: self.membership.problem(&pod),
                     addresses: entry.addresses.to_vec(),
                     pod,
                 }
             })
             .collect();
-        for workload in snapshot.workloads() {
-            let here =
-                *workload.node == *self.node && workload.tunnel_protocol == TunnelProtocol::Hbone;
-            if here && !pods.iter().any(|known| known.pod == workload.pod) {
+        for Uncaptured { pod, workload, why } in self.membership.uncaptured(&snapshot) {
+            // One of the same name may be on its way out.
+            if !pods.iter().any(|listed| listed.pod == pod) {
+                let workload = workload.as_ref();
                 pods.push(PodStatus {
-                    pod: workload.pod.clone(),
-                    addresses: workload.addresses.clone(),
-                    capture: CaptureState::NotCaptured {
-                        why: "in the mesh and on this node, but not enrolled: is the CNI plugin installed?"
-                            .to_owned(),
-                    },
+                    pod,
+                    addresses: workload.map_or_else(Vec::new, |it| it.addresses.clone()),
+                    capture: CaptureState::NotCaptured { why },
+                    problem: None,
                     verdicts: BTreeMap::new(),
-                    workload: Some(workload.uid.clone()),
-                    identity: Some(workload.identity.clone()),
+                    workload: workload.map(|it| it.uid.clone()),
+                    identity: workload.map(|it| it.identity.clone()),
                 });
             }
         }

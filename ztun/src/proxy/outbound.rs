@@ -195,6 +195,7 @@ async fn hbone(
     let key = PoolKey {
         source_pod: pod.pod.name.clone(),
         source: source.identity.clone(),
+        source_address: flow.source.address.ip(),
         destination: destination.uid.clone(),
         destination_identity: destination.identity.clone(),
         address: SocketAddr::new(target.ip(), proxy.settings.transport.hbone_port),
@@ -222,8 +223,10 @@ async fn plaintext(
     application: TcpStream,
     connection: &Arc<OpenConnection>,
 ) -> Result<(), ProxyError> {
-    let address = connection.flow().destination.address;
-    let socket = pod.pod.sockets.upstream(address);
+    let flow = connection.flow();
+    let address = flow.destination.address;
+    let source = flow.source.address.ip();
+    let socket = pod.pod.sockets.upstream(source, address);
     let limit = proxy.settings.timeouts.tcp_connect;
     let upstream = socket::connect(socket, Target::Application, address, limit).await?;
     let meter = Meter::new([Arc::clone(connection)]);

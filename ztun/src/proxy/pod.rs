@@ -46,7 +46,10 @@ impl PodAddresses {
 /// Implemented by `redirect`; the proxy's own tests implement it over loopback.
 pub trait PodSockets: std::fmt::Debug + Send + Sync + 'static {
     /// A socket for the daemon's own connection out of the pod to `destination`; it isn't captured.
-    fn upstream(&self, destination: SocketAddr) -> io::Result<TcpSocket>;
+    ///
+    /// It is bound to `source` (any port), the address that the application has chosen, if the pod
+    /// can reach `destination` from there.
+    fn upstream(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpSocket>;
 
     /// Where the application asked to go, if another owner's program (a CNI's socket load balancer)
     /// sent its connection to `dialled` instead. Answers once for each connection.

@@ -72,14 +72,22 @@ impl Cgroup {
 }
 
 /// Whether a process is in the cgroup or in one below it.
-fn holds(cgroup: &Path, pid: u32) -> io::Result<bool> {
+pub fn holds(cgroup: &Path, pid: u32) -> io::Result<bool> {
+    Ok(processes(cgroup)?.contains(&pid))
+}
+
+/// The processes in the cgroup and those below it; 0 for each in a PID namespace out of sight.
+pub fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
     let mut pending = vec![cgroup.to_owned()];
     while let Some(directory) = pending.pop() {
         // A threaded cgroup can't list processes; the list above it has them.
         let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        if processes.lines().any(|line| line.parse() == Ok(pid)) {
-            return Ok(true);
-        }
+        found.extend(
+            processes
+                .lines()
+                .filter_map(|line| line.parse::<u32>().ok()),
+        );
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
@@ -87,7 +95,7 @@ fn holds(cgroup: &Path, pid: u32) -> io::Result<bool> {
             }
         }
     }
-    Ok(false)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -118,5 +126,6 @@ mod tests {
         fs::write(container.join("cgroup.procs"), "7\n42\n").unwrap();
         assert!(holds(&root.path().join("pod"), 42).unwrap());
         assert!(!holds(&root.path().join("pod"), 4).unwrap());
+        assert_eq!(processes(root.path()).unwrap(), [7, 42]);
     }
 }

@@ -4,10 +4,12 @@ mod probe;
 
 use std::fmt;
 
+use serde::Serialize;
 use thiserror::Error;
 
 /// A feature of the kernel, in the words of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Feature {
     CgroupV2,
     Bpffs,
@@ -25,7 +27,8 @@ pub enum Feature {
 }
 
 /// What was found out about one feature.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
 pub enum Finding {
     Found,
     /// With the kernel's reason.
@@ -152,14 +155,18 @@ impl KernelReport {
         &self.findings
     }
 
-    fn of(features: &[Feature]) -> Self {
+    /// A report with these findings.
+    pub fn new(release: &str, findings: impl IntoIterator<Item = (Feature, Finding)>) -> Self {
         Self {
-            release: probe::release(),
-            findings: features
-                .iter()
-                .map(|&feature| (feature, probe::probe(feature)))
-                .collect(),
+            release: release.to_owned(),
+            findings: findings.into_iter().collect(),
         }
+    }
+
+    fn of(features: &[Feature]) -> Self {
+        let findings = features.iter();
+        let findings = findings.map(|&feature| (feature, probe::probe(feature)));
+        Self::new(&probe::release(), findings)
     }
 }
 
@@ -192,10 +199,7 @@ mod tests {
     use super::*;
 
     fn report(findings: &[(Feature, Finding)]) -> KernelReport {
-        KernelReport {
-            release: "5.10.0-34-amd64".to_owned(),
-            findings: findings.to_vec(),
-        }
+        KernelReport::new("5.10.0-34-amd64", findings.to_vec())
     }
 
     fn missing() -> Finding {

@@ -9,6 +9,7 @@ mod addresses;
 mod bpf;
 mod cgroup;
 mod changes;
+mod find;
 mod follow;
 pub mod hierarchy;
 mod kernel;
@@ -31,6 +32,7 @@ use std::{
     collections::BTreeSet,
     error::Error,
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -49,6 +51,7 @@ use self::{
 };
 pub use self::{
     cgroup::CgroupError,
+    find::FindError,
     follow::{AddressFollower, FollowError, Followed},
     kernel::{Feature, Finding, KernelError, KernelReport},
     kubelet::{Kubelet, KubeletError, Probes},
@@ -248,6 +251,24 @@ impl Redirect {
     /// How often the pod's programs gave each verdict; nothing for a pod that isn't captured.
     pub fn verdicts(&self, sandbox: &PodSandbox) -> Vec<(ztun_common::Verdict, u64)> {
         state::verdicts(self, sandbox)
+    }
+
+    /// Finds the sandbox of a pod that runs on this node, by the pod's UID. It is that pod's only if
+    /// it has one of `addresses`. Blocks for some milliseconds.
+    pub fn find(
+        &self,
+        pod: &PodName,
+        uid: &str,
+        addresses: &[IpAddr],
+    ) -> Result<PodSandbox, FindError> {
+        find::find(&self.home, pod, uid, addresses)
+    }
+
+    /// The path that leads to the sandbox's network namespace now; `None` if the sandbox is gone.
+    ///
+    /// One by a process leads there only as long as that process lives, and then perhaps elsewhere.
+    pub fn whereabouts(&self, sandbox: &PodSandbox) -> Option<PathBuf> {
+        find::whereabouts(sandbox, state::steered(self, sandbox))
     }
 
     /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier

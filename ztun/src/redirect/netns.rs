@@ -1,7 +1,7 @@
 //! A pod's network namespace, and running code in it.
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -135,12 +135,22 @@ impl NetnsId {
         self.inode
     }
 
+    /// Of the namespace that `path` leads to, without opening it.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(&fs::metadata(path)?))
+    }
+
     fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for NetnsId {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
             device: metadata.dev(),
             inode: metadata.ino(),
-        })
+        }
     }
 }
 
@@ -173,7 +183,7 @@ mod tests {
         let netns = Netns::open(&path).unwrap();
         assert!(netns.is_reachable());
 
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert!(!netns.is_reachable());
 
         std::os::unix::fs::symlink("/proc/self/ns/mnt", &path).unwrap();

@@ -70,15 +70,19 @@ impl PodSockets for PodNetns {
         self.rewritten.take(client, dialled)
     }
 
-    fn upstream(&self, destination: SocketAddr) -> io::Result<TcpSocket> {
+    fn upstream(&self, source: IpAddr, destination: SocketAddr) -> io::Result<TcpSocket> {
         let socket = self.socket(destination.ip())?;
+        // The port is chosen by connect() here and below: it has to be free for this destination only.
+        if source.is_ipv4() == destination.is_ipv4() && self.addresses.contains(source) {
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
         Ok(TcpSocket::from_std_stream(socket.into()))
     }
 
     fn last_hop(&self, client: IpAddr) -> io::Result<TcpSocket> {
         let client = client.to_canonical();
         let socket = self.socket(client)?;
-        // The port is chosen by connect(), so that one client may hold more than 64 K connections.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         if self.addresses.contains(client) {
             // The pod through its own service. `steer` lets it pass, and the kernel would not find

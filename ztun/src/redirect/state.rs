@@ -103,6 +103,15 @@ fn find_gap(redirect: &Redirect, sandbox: &PodSandbox) -> Result<(), Gap> {
     netns.run(|| check_inside(&maps))?
 }
 
+/// The network namespace in which the kernel steers the pod's connections.
+pub fn steered(redirect: &Redirect, sandbox: &PodSandbox) -> Option<u64> {
+    let link = PinnedLink::open(&newest(redirect, sandbox)?.path("steer")).ok()?;
+    match link.attachment() {
+        Ok(Attachment::Netns(inode)) => Some(inode),
+        _ => None,
+    }
+}
+
 fn newest(redirect: &Redirect, sandbox: &PodSandbox) -> Option<Generation> {
     redirect.pins.generations(&PodId::of(sandbox)).pop()
 }

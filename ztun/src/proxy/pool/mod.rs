@@ -3,7 +3,7 @@
 mod slots;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -24,13 +24,15 @@ use crate::{
     mesh::{Identity, PodName, WorkloadUid},
 };
 
-/// Which connections a tunnel may share: those of the same pod and identity to the same workload.
+/// Which connections a tunnel may share: those of the same pod, address and identity to the same workload.
 ///
 /// The UID keeps a tunnel from reaching another workload that got the same address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolKey {
     pub source_pod: PodName,
     pub source: Identity,
+    /// The application's, which its peer is to see.
+    pub source_address: IpAddr,
     pub destination: WorkloadUid,
     pub destination_identity: Identity,
     pub address: SocketAddr,
@@ -186,7 +188,7 @@ impl Pool {
             let certificate = self.certificates.certificate(&key.source).await;
             let certificate = certificate.map_err(ProxyError::Certificate)?;
             let timeouts = &self.settings.timeouts;
-            let socket = sockets.upstream(key.address);
+            let socket = sockets.upstream(key.source_address, key.address);
             let expected = &key.destination_identity;
             client::connect(socket, key.address, &certificate, expected, timeouts).await
         };

@@ -28,7 +28,7 @@ use crate::{
         Workload, WorkloadUid,
         policy::{FailClosed, Policy, PolicyKey, PolicyKind, Selector, Target},
         transport::TransportSettings,
-        workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+        workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
     },
     observe::Metrics,
     proxy::{
@@ -172,7 +172,10 @@ impl Lab {
     /// A bare HBONE client with the client pod's certificate.
     pub async fn tunnels(&self) -> Connection {
         let certificate = self.client.certificate().await;
-        let socket = self.client.sockets.upstream(self.addresses.hbone);
+        let socket = self
+            .client
+            .sockets
+            .upstream(self.addresses.hbone.ip(), self.addresses.hbone);
         let expected = &self.server.identity;
         let timeouts = Timeouts::default();
         let (connection, driver) = client::connect(
@@ -276,7 +279,7 @@ impl Addresses {
 }
 
 impl PodSockets for LoopbackSockets {
-    fn upstream(&self, _destination: SocketAddr) -> io::Result<TcpSocket> {
+    fn upstream(&self, _source: IpAddr, _destination: SocketAddr) -> io::Result<TcpSocket> {
         self.upstream.fetch_add(1, Ordering::Relaxed);
         bound(self.address)
     }
@@ -342,6 +345,8 @@ fn workload(name: &str, address: IpAddr) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(name.into()),
         pod: PodName::new("lab", name),
+        pod_uid: "".into(),
+        membership: Membership::Member,
         identity: identity(name),
         addresses: vec![address],
         node: name.into(),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::namespace::Translated;
-use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
+use super::kubernetes_objects::{Kind, Labels, Object, ObjectKey, ReadContext};
 use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ struct Contents {
     workloads: BTreeSet<WorkloadUid>,
     services: BTreeSet<ServiceKey>,
     problems: Vec<ObjectProblem>,
+    /// What its object said last, while it has pods.
+    labels: Option<Labels>,
 }
 
 impl ObjectProblem {
@@ -110,7 +112,10 @@ impl Translator {
     /// The mesh as the objects now describe it.
     pub fn snapshot(&mut self) -> Snapshot {
         for namespace in std::mem::take(&mut self.stale_namespaces) {
-            let translated = namespace::translate(&namespace, &self.objects, &self.settings);
+            let known = self.namespaces.get(&namespace);
+            let last_labels = known.and_then(|contents| contents.labels.as_ref());
+            let translated =
+                namespace::translate(&namespace, &self.objects, last_labels, &self.settings);
             self.replace(namespace, translated);
         }
         for key in std::mem::take(&mut self.stale_policies) {
@@ -144,6 +149,7 @@ impl Translator {
         let old = self.namespaces.remove(&namespace).unwrap_or_default();
         let mut new = Contents {
             problems: translated.problems,
+            labels: translated.labels,
             ..Contents::default()
         };
         for (workload, object) in translated.workloads {

@@ -20,6 +20,8 @@ pub(super) struct Translated {
     pub(super) workloads: Vec<(Workload, ObjectKey)>,
     pub(super) services: Vec<Service>,
     pub(super) problems: Vec<ObjectProblem>,
+    /// What its object says, or said last; `None` where there never was one.
+    pub(super) labels: Option<Labels>,
     /// Of endpoints that are addresses only: several services may list one.
     addresses: BTreeSet<WorkloadUid>,
 }
@@ -47,9 +49,12 @@ pub(super) struct EntryMember<'a> {
     pub(super) has_address: bool,
 }
 
+/// `last_labels` are in force if the namespace has no object: a namespace can't go before its pods, so
+/// an object that is missing was lost, and must not take its pods out of the mesh.
 pub(super) fn translate(
     namespace: &str,
     objects: &BTreeMap<ObjectKey, Arc<Object>>,
+    last_labels: Option<&Labels>,
     settings: &TranslateSettings,
 ) -> Translated {
     let mut translated = Translated::default();
@@ -60,11 +65,15 @@ pub(super) fn translate(
         entries: Vec::new(),
         slices: BTreeMap::new(),
     };
-    let mut namespace_labels = &Labels::new();
+    let mut labels = last_labels;
+    let mut is_lost = last_labels.is_some();
     for (key, object) in of_namespace(objects, namespace) {
         match &**object {
-            Object::Namespace(object) => namespace_labels = &object.metadata.labels,
-            Object::Pod(pod) => translated.pod(key, pod, namespace_labels, &mut members),
+            Object::Namespace(object) => {
+                labels = Some(&object.metadata.labels);
+                is_lost = false;
+            }
+            Object::Pod(pod) => translated.pod(key, pod, labels, &mut members),
             Object::WorkloadEntry(entry) => translated.workload_entry(key, entry, &mut members),
             Object::EndpointSlice(slice) => match slice.service() {
                 Some(service) => members.slices.entry(service).or_default().push(slice),
@@ -74,6 +83,13 @@ pub(super) fn translate(
                 ),
             },
             _ => {}
+        }
+    }
+    if !members.pods.is_empty() {
+        translated.labels = labels.cloned();
+        if is_lost {
+            let message = "is gone, but its pods are not: its last labels stay in force for them";
+            translated.problem(&object_of(namespace), message);
         }
     }
     for (key, object) in of_namespace(objects, namespace) {
@@ -103,7 +119,7 @@ impl Translated {
         &mut self,
         key: &'a ObjectKey,
         pod: &'a Pod,
-        namespace_labels: &Labels,
+        namespace_labels: Option<&Labels>,
         members: &mut Members<'a>,
     ) {
         let made = workload::of_pod(members.namespace, pod, namespace_labels, members.settings);
@@ -162,11 +178,19 @@ fn of_namespace<'a>(
     namespace: &'a str,
 ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Object>)> {
     let first = ObjectKey {
-        namespace: namespace.into(),
-        kind: Kind::Namespace,
         name: "".into(),
+        ..object_of(namespace)
     };
     objects
         .range(first..)
         .take_while(move |(key, _)| *key.namespace == *namespace)
+}
+
+/// The key of the namespace's own object.
+fn object_of(namespace: &str) -> ObjectKey {
+    ObjectKey {
+        namespace: namespace.into(),
+        kind: Kind::Namespace,
+        name: namespace.into(),
+    }
 }

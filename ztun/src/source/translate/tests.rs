@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod membership;
+
 use std::collections::BTreeMap;
 
 use super::*;

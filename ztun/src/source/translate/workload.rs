@@ -7,7 +7,7 @@ use crate::{
     mesh::{
         Identity, PodName, Workload, WorkloadUid,
         identity::IdentityError,
-        workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+        workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
     },
     source::kubernetes_objects::{
         Labels, Metadata,
@@ -18,12 +18,16 @@ use crate::{
 
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// On the API server's copy of a pod that kubelet has from a file: its UID there.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// A pod as a workload; `None` once it has ended, for its address may be another's by then.
+///
+/// `namespace_labels` is `None` where nothing is known of its namespace.
 pub(super) fn of_pod(
     namespace: &str,
     pod: &Pod,
-    namespace_labels: &Labels,
+    namespace_labels: Option<&Labels>,
     settings: &TranslateSettings,
 ) -> Result<Option<Workload>, IdentityError> {
     if matches!(pod.status.phase, Some(Phase::Succeeded | Phase::Failed)) {
@@ -35,15 +39,16 @@ pub(super) fn of_pod(
     } else {
         NetworkMode::Pod
     };
-    let enrolled = match metadata.labels.get(DATAPLANE_MODE).map(AsRef::as_ref) {
-        Some("none") => false,
-        Some("ambient") => true,
-        _ => is_ambient(namespace_labels) || is_redirected(metadata),
+    let membership = match network_mode {
+        NetworkMode::Pod => membership(metadata, namespace_labels),
+        NetworkMode::Host => Membership::Outside,
     };
     let (workload_name, workload_kind) = controller(metadata);
     Ok(Some(Workload {
         uid: uid(settings, "/Pod", namespace, metadata),
         pod: PodName::new(namespace, &metadata.name),
+        pod_uid: kubelet_uid(metadata),
+        membership,
         identity: identity(
             namespace,
             pod.spec.service_account_name.as_deref(),
@@ -51,10 +56,7 @@ pub(super) fn of_pod(
         )?,
         addresses: pod_addresses(pod),
         node: Arc::clone(&pod.spec.node_name),
-        tunnel_protocol: match network_mode {
-            NetworkMode::Pod if enrolled => TunnelProtocol::Hbone,
-            NetworkMode::Pod | NetworkMode::Host => TunnelProtocol::None,
-        },
+        tunnel_protocol: tunnel_protocol(membership),
         health: if is_ready(pod) {
             Health::Healthy
         } else {
@@ -81,7 +83,12 @@ pub(super) fn of_workload_entry(
     let metadata = &entry.metadata;
     let mut labels = metadata.labels.clone();
     labels.extend(entry.spec.labels.clone());
-    let enrolled = is_ambient(&labels) || is_redirected(metadata);
+    let membership = if is_ambient(&labels) || is_redirected(metadata) {
+        Membership::Member
+    } else {
+        // Its words are about a machine: a pod of the same name goes by its own.
+        Membership::Undecided
+    };
     let mut locality = entry.spec.locality.split('/').map(Arc::from);
     let mut part = || locality.next().unwrap_or_default();
     Ok(Workload {
@@ -92,14 +99,12 @@ pub(super) fn of_workload_entry(
             metadata,
         ),
         pod: PodName::new(namespace, &metadata.name),
+        pod_uid: Arc::default(),
+        membership,
         identity: identity(namespace, entry.spec.service_account.as_deref(), settings)?,
         addresses: entry.spec.ip().into_iter().collect(),
         node: Arc::default(),
-        tunnel_protocol: if enrolled {
-            TunnelProtocol::Hbone
-        } else {
-            TunnelProtocol::None
-        },
+        tunnel_protocol: tunnel_protocol(membership),
         health: Health::Healthy,
         network_mode: NetworkMode::Pod,
         locality: Locality {
@@ -130,6 +135,8 @@ pub(super) fn of_address(
     Ok(Workload {
         uid: WorkloadUid(format!("{}//Endpoint/{namespace}/{name}", settings.cluster_id).into()),
         pod: PodName::new(namespace, &name),
+        pod_uid: Arc::default(),
+        membership: Membership::Undecided,
         identity: identity(namespace, None, settings)?,
         addresses: vec![address],
         node: Arc::default(),
@@ -200,6 +207,32 @@ fn identity(
         .filter(|name| !name.is_empty())
         .unwrap_or("default");
     Identity::new(settings.trust_domain.clone(), namespace, service_account)
+}
+
+/// The pod's own word before its namespace's.
+fn membership(metadata: &Metadata, namespace_labels: Option<&Labels>) -> Membership {
+    let own = metadata.labels.get(DATAPLANE_MODE).map(AsRef::as_ref);
+    match (own, namespace_labels) {
+        (Some("none"), _) => Membership::Outside,
+        (Some("ambient"), _) => Membership::Member,
+        _ if is_redirected(metadata) => Membership::Member,
+        (_, Some(labels)) if is_ambient(labels) => Membership::Member,
+        (_, Some(_)) => Membership::Outside,
+        (_, None) => Membership::Undecided,
+    }
+}
+
+fn tunnel_protocol(membership: Membership) -> TunnelProtocol {
+    match membership {
+        Membership::Member => TunnelProtocol::Hbone,
+        Membership::Outside | Membership::Undecided => TunnelProtocol::None,
+    }
+}
+
+fn kubelet_uid(metadata: &Metadata) -> Arc<str> {
+    let mirrored = metadata.annotations.get(MIRROR);
+    let uid = mirrored.or(metadata.uid.as_ref());
+    uid.map(Arc::clone).unwrap_or_default()
 }
 
 fn is_ambient(labels: &Labels) -> bool {

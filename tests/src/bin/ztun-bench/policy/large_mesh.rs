@@ -13,7 +13,7 @@ use ztun::mesh::{
         PolicyKey, PolicyKind, Selector,
         authorization::{Action, AuthorizationPolicy, Operation, Rule, Source, StringMatch},
     },
-    workload::{Health, Locality, NetworkMode, TunnelProtocol, WorkloadKind},
+    workload::{Health, Locality, Membership, NetworkMode, TunnelProtocol, WorkloadKind},
 };
 
 const ROOT: &str = "istio-system";
@@ -138,6 +138,8 @@ impl LargeMesh {
         Ok(Workload {
             uid: WorkloadUid(format!("bench//Pod/{namespace}/{name}").into()),
             pod: PodName::new(&namespace, &name),
+            pod_uid: Arc::default(),
+            membership: Membership::Member,
             identity: Identity::new(trust_domain, &namespace, &account)
                 .context("make an identity")?,
             addresses: vec![pod_address(number).into()],

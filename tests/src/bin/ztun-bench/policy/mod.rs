@@ -25,8 +25,9 @@ const WORKLOADS: usize = 1_000;
 const GROWTH: [usize; 3] = [1, 10, 100];
 /// Of a node: Kubernetes' limit.
 const PODS: usize = 110;
-/// The best of so many rounds counts: what else the machine does slows down the others.
-const ROUNDS: u32 = 20;
+/// Decisions that are timed together. The best round counts: what else the machine does slows
+/// down the others, and a short one ends before anything else gets its turn.
+const ROUND: u32 = 1_000;
 /// Values of one field.
 const VALUES: usize = 10_000;
 
@@ -53,14 +54,41 @@ struct Measured {
     audit: Duration,
     policy_update: Duration,
     workload_update: Duration,
-    bytes_a_workload: u64,
 }
 
 pub fn run(args: &Args) -> Result<Report> {
     let mut report = Report::begin("Policy: decisions, updates and memory");
+    // First: memory that was used and freed before would hide what policies take.
+    hold(&mut report)?;
     grow(args, &mut report)?;
     long_fields(args, &mut report)?;
     Ok(report)
+}
+
+fn hold(report: &mut Report) -> Result<()> {
+    let [.., growth] = GROWTH;
+    let (policies, workloads) = (POLICIES * growth, WORKLOADS * growth);
+    Report::progress(format_args!("{policies} policies in memory"));
+    let mesh = LargeMesh::new(Shape::ManyNamespaces, policies, workloads)?;
+    let mut snapshot = mesh.snapshot_without_policies();
+    let before = anonymous_bytes()?;
+    insert_policies(&mesh, &mut snapshot);
+    let held = anonymous_bytes()?.saturating_sub(before);
+    let a_workload = held / u64::try_from(workloads)?;
+    let a_policy = held / u64::try_from(policies)?;
+    Report::text(format_args!(
+        "{policies} policies for {workloads} workloads: {a_workload} bytes a workload, {a_policy} a policy"
+    ));
+    if a_workload >= BYTES_LIMIT {
+        report.missed(format_args!("less than {BYTES_LIMIT} bytes a workload"));
+    }
+    Ok(())
+}
+
+fn insert_policies(mesh: &LargeMesh, snapshot: &mut Snapshot) {
+    for (key, policy) in mesh.policies() {
+        snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
+    }
 }
 
 fn grow(args: &Args, report: &mut Report) -> Result<()> {
@@ -83,7 +111,6 @@ fn grow(args: &Args, report: &mut Report) -> Result<()> {
                 nanoseconds(measured.audit),
                 microseconds(measured.policy_update),
                 microseconds(measured.workload_update),
-                measured.bytes_a_workload.to_string(),
             ]);
         }
     }
@@ -97,7 +124,6 @@ fn grow(args: &Args, report: &mut Report) -> Result<()> {
             "audit",
             "policy update",
             "pod update",
-            "bytes a workload",
         ],
         &rows,
     );
@@ -110,11 +136,7 @@ fn grow(args: &Args, report: &mut Report) -> Result<()> {
 fn measure(shape: Shape, policies: usize, workloads: usize, args: &Args) -> Result<Measured> {
     let mesh = LargeMesh::new(shape, policies, workloads)?;
     let mut snapshot = mesh.snapshot_without_policies();
-    let before = anonymous_bytes()?;
-    for (key, policy) in mesh.policies() {
-        snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
-    }
-    let held = anonymous_bytes()?.saturating_sub(before);
+    insert_policies(&mesh, &mut snapshot);
     let connections = mesh.connections();
     let node = &connections[..PODS];
     let decide = |connection: &Connection<'_>| drop(black_box(snapshot.authorize(connection)));
@@ -132,7 +154,6 @@ fn measure(shape: Shape, policies: usize, workloads: usize, args: &Args) -> Resu
         workload_update: update(&snapshot, args.updates, |snapshot, number| {
             snapshot.insert_workload(mesh.changed_workload(number));
         }),
-        bytes_a_workload: held / u64::try_from(workloads)?,
     })
 }
 
@@ -143,9 +164,6 @@ fn judge(measured: &Measured, growth: usize, report: &mut Report) {
     }
     if largest && measured.policy_update.max(measured.workload_update) >= UPDATE_LIMIT {
         report.missed(format_args!("an update within {UPDATE_LIMIT:?}"));
-    }
-    if largest && measured.bytes_a_workload >= BYTES_LIMIT {
-        report.missed(format_args!("{BYTES_LIMIT} bytes a workload"));
     }
 }
 
@@ -159,9 +177,7 @@ fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
     ] {
         let mesh = LargeMesh::new(Shape::Named(naming), 1, VALUES)?;
         let mut snapshot = mesh.snapshot_without_policies();
-        for (key, policy) in mesh.policies() {
-            snapshot.insert_policy(key, Policy::Authorization(Arc::new(policy)));
-        }
+        insert_policies(&mesh, &mut snapshot);
         let connections = mesh.connections();
         let time = mean(&connections, args.decisions, |connection| {
             drop(black_box(snapshot.authorize(connection)));
@@ -182,14 +198,13 @@ fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 fn mean(connections: &[Connection<'_>], count: u32, action: impl Fn(&Connection<'_>)) -> Duration {
-    let a_round = count.div_ceil(ROUNDS);
     let mut connections = connections.iter().cycle();
-    let rounds = (0..ROUNDS).map(|_| {
+    let rounds = (0..count.div_ceil(ROUND)).map(|_| {
         let start = Instant::now();
-        for connection in connections.by_ref().take(a_round as usize) {
+        for connection in connections.by_ref().take(ROUND as usize) {
             action(black_box(connection));
         }
-        start.elapsed() / a_round
+        start.elapsed() / ROUND
     });
     rounds.min().unwrap_or_default()
 }
