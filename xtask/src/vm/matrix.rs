@@ -52,12 +52,18 @@ const LEFT_OUT: [&str; 12] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 6] = [
+const USER_SPACE: [&str; 12] = [
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
     "faults::peers::",
     "faults::readiness::",
+    "scenarios::admin::",
+    "scenarios::answers::",
+    "scenarios::audit::",
+    "scenarios::authorization_policy::",
+    "scenarios::migrate::",
+    "scenarios::status::",
     "scenarios::verify::",
 ];
 

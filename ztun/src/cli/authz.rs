@@ -11,7 +11,7 @@ use crate::mesh::{
     answers::{AuthzExplanation, ClientSide, HostPort, Judgement, Query, Verdict},
     policy::{
         MtlsMode,
-        authorization::{Action, PolicyExplanation, RuleExplanation},
+        authorization::{Action, Mismatch, PolicyExplanation},
     },
 };
 
@@ -125,7 +125,7 @@ fn judgement_text(f: &mut fmt::Formatter<'_>, judgement: &Judgement) -> fmt::Res
         MtlsMode::Strict => "STRICT",
         MtlsMode::Permissive => "PERMISSIVE",
     };
-    let set_by = mutual_tls.set_by.as_deref().unwrap_or("the default");
+    let set_by = mutual_tls.set_by.as_deref().unwrap_or("default");
     writeln!(f, "  mutual TLS: {mode}, by {set_by}")?;
     for denial in &explanation.closed {
         writeln!(f, "  closed: {denial}")?;
@@ -144,20 +144,24 @@ fn policy_text(f: &mut fmt::Formatter<'_>, policy: &PolicyExplanation) -> fmt::R
         None => f.write_str(" does not match")?,
     }
     writeln!(f, " (for {})", policy.target)?;
-    let unmatched = policy.rules.iter().enumerate();
-    for (index, rule) in unmatched.filter(|(_, rule)| !rule.matches) {
-        rule_text(f, index, rule)?;
-    }
-    Ok(())
-}
-
-fn rule_text(f: &mut fmt::Formatter<'_>, index: usize, rule: &RuleExplanation) -> fmt::Result {
-    for mismatch in &rule.mismatches {
-        let (field, seen) = (&mismatch.field, &mismatch.seen);
-        writeln!(
-            f,
-            "    rules[{index}].{field} does not match: it sees {seen}"
-        )?;
+    for (index, rule) in policy.rules.iter().enumerate() {
+        for Mismatch { field, seen } in rule.mismatches.iter().filter(|_| !rule.matches) {
+            writeln!(
+                f,
+                "    rules[{index}].{field} does not match: it sees {seen}"
+            )?;
+        }
+        // In an ALLOW they are mismatches.
+        for path in rule
+            .layer7
+            .iter()
+            .filter(|_| policy.action != Action::Allow)
+        {
+            writeln!(
+                f,
+                "    rules[{index}].{path} is left out: layer 4 can't see it"
+            )?;
+        }
     }
     Ok(())
 }

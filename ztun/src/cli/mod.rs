@@ -43,12 +43,12 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Show or change the daemon's log filter
     Log(log::LogArgs),
-    /// Try what capture needs of this kernel, and read from it whether each pod is captured
-    Verify(verify::VerifyArgs),
     /// Tell what both sides of a connection do about mutual TLS
     TlsCheck(tls_check::TlsCheckArgs),
     /// Tell who may talk to whom, and by which policy
     Authz(authz::AuthzArgs),
+    /// Try what capture needs of this kernel, and read from it whether each pod is captured
+    Verify(verify::VerifyArgs),
     /// Look into policies before they are in force
     Policy(policy::PolicyArgs),
     /// Answer a container runtime as a chained CNI plugin (input on stdin and in CNI_… variables)
@@ -92,9 +92,9 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
-        Command::Verify(args) => verify::run(&args),
         Command::TlsCheck(args) => tls_check::run(args),
         Command::Authz(args) => authz::run(args),
+        Command::Verify(args) => verify::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Programs => programs::run(),
     };
