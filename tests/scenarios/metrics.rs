@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use ztun_tests::{Family, Mesh, MtlsMode, app, daemon, scenario, wait};
+use ztun_tests::{Family, Mesh, MtlsMode, PodSpec, app, daemon, scenario, wait};
 
 use crate::{PORT, SERVICE_PORT, shop_and_outsider};
 
@@ -56,13 +56,16 @@ struct Sample {
 
 #[test]
 fn an_independent_parser_reads_every_metric_with_istios_names_and_labels() {
-    let mesh = shop_and_outsider().needs("/usr/bin/python3");
+    let near = PodSpec::new("shop/near").on("a");
+    let mesh = shop_and_outsider().pod(near).needs("/usr/bin/python3");
     scenario(mesh, async |mesh| {
-        let _echo = mesh.pod("shop/server").echo(PORT)?;
+        let near = mesh.pod("shop/near");
+        let _echoes = (mesh.pod("shop/server").echo(PORT)?, near.echo(PORT)?);
         let service = mesh.service("shop/server").at(Family::V4, SERVICE_PORT);
-        let mut stream = mesh.pod("shop/client").connect(service).await?;
-        assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
-        drop(stream);
+        for to in [service, near.at(Family::V4, PORT)] {
+            let mut stream = mesh.pod("shop/client").connect(to).await?;
+            assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
+        }
         mesh.set_mtls("shop", MtlsMode::Strict)?;
         let pod = mesh.pod("shop/server").at(Family::V4, PORT);
         wait::until("the outsider is refused", async || {
@@ -77,7 +80,7 @@ fn an_independent_parser_reads_every_metric_with_istios_names_and_labels() {
                     .map(Result::unwrap_or_default)
                     .sum::<u64>()
             };
-            counted("istio_tcp_connections_closed_total") >= 3
+            counted("istio_tcp_connections_closed_total") >= 5
                 && counted("istio_tcp_connections_failed_total") >= 1
         })
         .await?;
@@ -108,6 +111,18 @@ fn an_independent_parser_reads_every_metric_with_istios_names_and_labels() {
                 assert_eq!(bytes.labels["source_principal"], identity);
             }
         }
+        let reporters = |security: &str| {
+            let mut reporters: Vec<_> = client_side
+                .iter()
+                .filter(|sample| sample.name == "istio_tcp_connections_opened_total")
+                .filter(|sample| sample.labels["connection_security_policy"] == security)
+                .map(|sample| sample.labels["reporter"].as_str())
+                .collect();
+            reporters.sort_unstable();
+            reporters
+        };
+        assert_eq!(reporters("mutual_tls"), ["source"]);
+        assert_eq!(reporters("same_node"), ["destination", "source"]);
         let refused = server_side.iter().find(|sample| {
             sample.name == "istio_tcp_connections_failed_total"
                 && sample.labels["response_flags"] == "DENY"

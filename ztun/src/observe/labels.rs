@@ -84,7 +84,8 @@ impl TrafficLabels {
             response_flags: flag.as_str(),
             connection_security_policy: match flow.security {
                 Security::MutualTls => "mutual_tls",
-                Security::SameNode | Security::Plaintext => "unknown",
+                Security::SameNode => "same_node",
+                Security::Plaintext => "unknown",
             },
         }
     }
