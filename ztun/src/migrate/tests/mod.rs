@@ -8,6 +8,7 @@ mod enforcement;
 mod layer7;
 mod reading;
 mod roles;
+mod semantics;
 
 use std::collections::BTreeMap;
 
