@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use ztun_tests::{Mesh, scenario};
+use ztun_tests::{Mesh, MtlsMode, scenario};
 
 use crate::shop_and_outsider;
 
@@ -38,7 +38,9 @@ fn a_log_filter_that_makes_no_sense_is_refused_and_the_one_in_force_stays() {
 
 #[test]
 fn the_configuration_and_the_mesh_are_printed_as_the_daemon_has_them() {
-    let mesh = shop_and_outsider().setting("timeouts.drain", json!("7s"));
+    let mesh = shop_and_outsider()
+        .setting("timeouts.drain", json!("7s"))
+        .peer_authentication("shop", MtlsMode::Strict);
     scenario(mesh, async |mesh| {
         let config: Value = serde_norway::from_str(&run(mesh, &["dump", "config"]).await?)?;
         assert_eq!(config["nodeName"], json!("a"));
@@ -52,6 +54,12 @@ fn the_configuration_and_the_mesh_are_printed_as_the_daemon_has_them() {
         let expected = ["shop/client", "shop/server"].map(|pod| json!(mesh.pod(pod).identity()));
         assert_eq!(identities, Some(expected.into()), "{state}");
         assert_eq!(state["services"][0]["ports"], json!([80]), "{state}");
+        let strict = json!([{
+            "policy": "PeerAuthentication shop/default",
+            "target": "every workload of namespace shop",
+            "effect": "STRICT",
+        }]);
+        assert_eq!(state["policies"], strict);
         Ok(())
     });
 }

@@ -167,11 +167,7 @@ fn policy_text(f: &mut fmt::Formatter<'_>, policy: &PolicyExplanation) -> fmt::R
 }
 
 fn action(policy: &PolicyExplanation) -> String {
-    let action = match policy.action {
-        Action::Allow => "ALLOW",
-        Action::Deny => "DENY",
-        Action::Audit => "AUDIT",
-    };
+    let action = policy.action.as_str();
     if policy.dry_run {
         format!("{action} (dry run)")
     } else {

@@ -153,9 +153,10 @@ impl Snapshot {
 /// Workloads, services and policies, for people to read.
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut snapshot = serializer.serialize_struct("Snapshot", 2)?;
+        let mut snapshot = serializer.serialize_struct("Snapshot", 3)?;
         snapshot.serialize_field("workloads", &self.workloads().collect::<Vec<_>>())?;
         snapshot.serialize_field("services", &self.services().collect::<Vec<_>>())?;
+        snapshot.serialize_field("policies", &*self.policies)?;
         snapshot.end()
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{
     Connection, Denial, PolicyKey, Selector,
     index::{Entry, Index},
+    listing::Listed,
 };
 use crate::mesh::workload::Workload;
 
@@ -34,6 +35,11 @@ impl FailClosedPolicies {
 
     pub(super) fn remove(&mut self, key: &PolicyKey) {
         self.0.remove(key);
+    }
+
+    pub(super) fn listed(&self) -> impl Iterator<Item = Listed> {
+        let entries = self.0.iter();
+        entries.map(|entry| Listed::new(entry, format!("closed: {}", entry.policy.reason)))
     }
 
     pub(super) fn check(&self, connection: &Connection<'_>) -> Option<Denial> {

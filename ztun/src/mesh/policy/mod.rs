@@ -4,6 +4,7 @@ pub mod authorization;
 mod explain;
 mod fail_closed;
 mod index;
+mod listing;
 mod object;
 mod peer_authentication;
 mod selector;

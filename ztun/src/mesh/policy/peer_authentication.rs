@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use super::{
     Connection, Denial, PolicyKey, PolicyKind, Selector, Target,
     index::{Entry, Index},
+    listing::Listed,
 };
 use crate::mesh::workload::Workload;
 
@@ -19,6 +20,15 @@ pub enum MtlsMode {
     Permissive,
     /// Mutual TLS only.
     Strict,
+}
+
+impl MtlsMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -79,6 +89,19 @@ impl PeerAuthentications {
 
     pub(super) fn remove(&mut self, key: &PolicyKey) {
         self.0.remove(key);
+    }
+
+    pub(super) fn listed(&self) -> impl Iterator<Item = Listed> {
+        let effect = |policy: &PeerAuthentication| {
+            let mode = policy.mode.map_or("inherited", MtlsMode::as_str);
+            let ports = policy.port_modes.iter().map(|(port, mode)| {
+                let mode = mode.map_or("inherited", MtlsMode::as_str);
+                format!(", {mode} on port {port}")
+            });
+            [mode.to_owned()].into_iter().chain(ports).collect()
+        };
+        let entries = self.0.iter();
+        entries.map(move |entry| Listed::new(entry, effect(&entry.policy)))
     }
 
     /// The mode in force on a workload's port, and the policy that sets it; `None` where nothing

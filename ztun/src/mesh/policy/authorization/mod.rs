@@ -21,6 +21,7 @@ pub use self::{
 use super::{
     PolicyKey, Target,
     index::{Entry, Index},
+    listing::Listed,
 };
 
 /// All of them, compiled and arranged by what they are for.
@@ -57,6 +58,16 @@ impl Authorizations {
     pub(super) fn remove(&mut self, key: &PolicyKey) {
         self.in_force.remove(key);
         self.reported.remove(key);
+    }
+
+    pub(super) fn listed(&self) -> impl Iterator<Item = Listed> {
+        let entries = self.in_force.iter().chain(self.reported.iter());
+        entries.map(|entry| {
+            let policy = &entry.policy.policy;
+            let dry_run = if policy.dry_run { ", dry-run" } else { "" };
+            let (action, rules) = (policy.action.as_str(), policy.rules.len());
+            Listed::new(entry, format!("{action}{dry_run}, {rules} rules"))
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &AuthorizationPolicy> {

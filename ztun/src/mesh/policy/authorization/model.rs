@@ -105,6 +105,17 @@ pub struct ServiceAccount {
     pub name: Arc<str>,
 }
 
+impl Action {
+    /// As policies write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+        }
+    }
+}
+
 impl StringMatch {
     pub fn matches(&self, value: &str) -> bool {
         match self {
