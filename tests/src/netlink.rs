@@ -219,12 +219,8 @@ impl Netlink {
                 .build(),
             _ => anyhow::bail!("route {network}/{prefix} by {gateway}: two address families"),
         };
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("route {network}/{prefix} by way of {gateway}"))
     }
 
     /// Routes `network`/`prefix` to whoever is at the other end of a link.
@@ -241,12 +237,8 @@ impl Netlink {
                 .output_interface(index)
                 .build(),
         };
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .with_context(|| format!("route {network}/{prefix} by {link}"))
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("route {network}/{prefix} by {link}"))
     }
 
     /// Drops what is to be forwarded to `address`.
@@ -265,12 +257,8 @@ impl Netlink {
                 .kind(kind)
                 .build(),
         };
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .with_context(|| format!("make {address} a dead end"))
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("make {address} a dead end"))
     }
 
     /// The routing rules and the routes of this family, in the kernel's order, as text to compare.
