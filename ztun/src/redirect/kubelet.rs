@@ -5,7 +5,11 @@
 //! away.
 #![allow(unsafe_code)]
 
-use std::{fs, io, os::fd::AsRawFd as _, path::PathBuf};
+use std::{
+    fs, io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::PathBuf,
+};
 
 use aya::{
     EbpfLoader,
@@ -83,14 +87,15 @@ pub fn follow(pins: &PinDirectory, kubelet: &Kubelet, anew: bool) -> Result<Prob
         detach(pins)?;
         return Ok(Probes::NoKubelet);
     };
-    let cgroup = Cgroup::open(&path)?;
     let attached = PinnedLink::open(&pins.of_node(NODE_PROGRAM))
         .and_then(|link| link.attachment())
         .unwrap_or(Attachment::Nothing);
-    if attached == Attachment::Cgroup(cgroup.id()) && !anew {
+    // Asked again and again, so before the cgroup is opened: that looks at everything below it.
+    let id = fs::metadata(&path).map(|directory| directory.ino());
+    if id.is_ok_and(|id| attached == Attachment::Cgroup(id)) && !anew {
         return Ok(Probes::Unchanged);
     }
-    attach(pins, &cgroup, attached)?;
+    attach(pins, &Cgroup::open(&path)?, attached)?;
     Ok(Probes::Attached(path))
 }
 
