@@ -1,12 +1,10 @@
 //! What may stand in a policy of today: one with anything else is refused as a whole, and its
 //! target closed.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use super::super::policy::{Condition, Operation, Source};
-use crate::mesh::{Identity, policy::authorization::StringMatch};
+use crate::{
+    mesh::policy::authorization::StringMatch, source::kubernetes_objects::security::values,
+};
 
 impl Source {
     pub(super) fn check(&self) -> Result<(), String> {
@@ -55,14 +53,7 @@ impl Condition {
 }
 
 fn principal(text: &str) -> Result<(), String> {
-    let is_possible = match pattern(text)? {
-        StringMatch::Exact(identity) => format!("spiffe://{identity}").parse::<Identity>().is_ok(),
-        StringMatch::Prefix(part) | StringMatch::Suffix(part) => part
-            .bytes()
-            .all(|b| name_byte(b) || matches!(b, b'_' | b'/')),
-        StringMatch::Presence => true,
-    };
-    if is_possible {
+    if values::has_principals(&pattern(text)?) {
         Ok(())
     } else {
         Err(format!(
@@ -72,15 +63,7 @@ fn principal(text: &str) -> Result<(), String> {
 }
 
 fn namespace(text: &str) -> Result<(), String> {
-    let is_possible = match pattern(text)? {
-        StringMatch::Exact(name) => {
-            let identity = format!("spiffe://x/ns/{name}/sa/x");
-            identity.parse::<Identity>().is_ok()
-        }
-        StringMatch::Prefix(part) | StringMatch::Suffix(part) => part.bytes().all(name_byte),
-        StringMatch::Presence => true,
-    };
-    if is_possible {
+    if values::has_namespaces(&pattern(text)?) {
         Ok(())
     } else {
         Err(format!("`{text}` is no namespace's name"))
@@ -88,19 +71,13 @@ fn namespace(text: &str) -> Result<(), String> {
 }
 
 fn ip_block(text: &str) -> Result<(), String> {
-    if text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok() {
-        Ok(())
-    } else {
-        Err(format!("`{text}` is neither an address nor a CIDR"))
-    }
+    let block = values::ip_block(text).map(drop);
+    block.map_err(|_| format!("`{text}` is neither an address nor a CIDR"))
 }
 
 fn port(text: &str) -> Result<(), String> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse::<u16>() {
-        Ok(1..) if digits => Ok(()),
-        _ => Err(format!("`{text}` is not a port")),
-    }
+    let port = values::port(text).map(drop);
+    port.map_err(|_| format!("`{text}` is not a port"))
 }
 
 fn any(text: &str) -> Result<(), String> {
@@ -112,24 +89,10 @@ fn any(text: &str) -> Result<(), String> {
 
 fn pattern(text: &str) -> Result<StringMatch, String> {
     any(text)?;
-    let pattern = StringMatch::from(text);
-    match &pattern {
-        StringMatch::Exact(rest) | StringMatch::Prefix(rest) | StringMatch::Suffix(rest)
-            if rest.contains('*') =>
-        {
-            Err(format!(
-                "`{text}`: one `*` may stand, at the start or at the end"
-            ))
-        }
-        _ => Ok(pattern),
-    }
+    values::pattern(text)
 }
 
 fn has_name_in_brackets(key: &str) -> bool {
     let inner = key.strip_suffix(']').and_then(|key| key.split_once('['));
     inner.is_some_and(|(_, name)| !name.is_empty())
-}
-
-fn name_byte(b: u8) -> bool {
-    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.')
 }

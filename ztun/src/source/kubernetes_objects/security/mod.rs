@@ -3,7 +3,7 @@
 pub mod authorization;
 mod condition;
 mod peer_authentication;
-mod values;
+pub(crate) mod values;
 
 use std::sync::Arc;
 

@@ -19,36 +19,23 @@ pub(super) fn principal(text: &str) -> Result<StringMatch, String> {
         ));
     }
     let pattern = pattern(text)?;
-    match &pattern {
-        StringMatch::Exact(_) => {
-            if format!("{SCHEME}{text}").parse::<Identity>().is_err() {
-                return Err(format!(
-                    "`{text}` is nobody's principal, expected TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT, such as `cluster.local/ns/foo/sa/bar`, or a pattern with `*` at its start or end"
-                ));
-            }
-        }
-        StringMatch::Prefix(part) | StringMatch::Suffix(part) => {
-            let stray = |b: u8| !(name_byte(b) || matches!(b, b'_' | b'/'));
-            if part.bytes().any(stray) {
-                return Err(format!(
-                    "`{text}` matches no principal: they are of lower-case letters, digits, `-`, `_`, `.` and `/`"
-                ));
-            }
-        }
-        StringMatch::Presence => {}
+    if has_principals(&pattern) {
+        return Ok(pattern);
     }
-    Ok(pattern)
+    Err(match pattern {
+        StringMatch::Exact(_) => format!(
+            "`{text}` is nobody's principal, expected TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT, such as `cluster.local/ns/foo/sa/bar`, or a pattern with `*` at its start or end"
+        ),
+        _ => format!(
+            "`{text}` matches no principal: they are of lower-case letters, digits, `-`, `_`, `.` and `/`"
+        ),
+    })
 }
 
 /// `foo`, or with `*` at one end.
 pub(super) fn namespace(text: &str) -> Result<StringMatch, String> {
     let pattern = pattern(text)?;
-    let is_possible = match &pattern {
-        StringMatch::Exact(name) => is_name(name),
-        StringMatch::Prefix(part) | StringMatch::Suffix(part) => part.bytes().all(name_byte),
-        StringMatch::Presence => true,
-    };
-    if !is_possible {
+    if !has_namespaces(&pattern) {
         return Err(format!(
             "`{text}` is no namespace's name, expected lower-case letters, digits and `-`, or a pattern with `*` at its start or end"
         ));
@@ -82,7 +69,7 @@ pub(super) fn service_account(text: &str, own_namespace: &str) -> Result<Service
 }
 
 /// An address or a block of them, both families.
-pub(super) fn ip_block(text: &str) -> Result<IpNet, String> {
+pub(crate) fn ip_block(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from).ok();
     let block = address.or_else(|| text.parse().ok()).ok_or_else(|| {
         format!(
@@ -93,7 +80,7 @@ pub(super) fn ip_block(text: &str) -> Result<IpNet, String> {
 }
 
 /// 1 to 65535.
-pub(super) fn port(text: &str) -> Result<u16, String> {
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let port = text.parse().ok().filter(|port| digits && *port != 0);
     port.ok_or_else(|| {
@@ -106,9 +93,29 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     })
 }
 
+/// Whether anybody can have a principal that matches.
+pub(crate) fn has_principals(pattern: &StringMatch) -> bool {
+    match pattern {
+        StringMatch::Exact(name) => format!("{SCHEME}{name}").parse::<Identity>().is_ok(),
+        StringMatch::Prefix(part) | StringMatch::Suffix(part) => part
+            .bytes()
+            .all(|b| name_byte(b) || matches!(b, b'_' | b'/')),
+        StringMatch::Presence => true,
+    }
+}
+
+/// Whether a namespace can have a name that matches.
+pub(crate) fn has_namespaces(pattern: &StringMatch) -> bool {
+    match pattern {
+        StringMatch::Exact(name) => is_name(name),
+        StringMatch::Prefix(part) | StringMatch::Suffix(part) => part.bytes().all(name_byte),
+        StringMatch::Presence => true,
+    }
+}
+
 /// With `*` elsewhere it would be taken for a plain letter, which no name has: the pattern would
 /// match nothing.
-fn pattern(text: &str) -> Result<StringMatch, String> {
+pub(crate) fn pattern(text: &str) -> Result<StringMatch, String> {
     let pattern = StringMatch::from(text);
     let rest = match &pattern {
         StringMatch::Exact(rest) | StringMatch::Prefix(rest) | StringMatch::Suffix(rest) => rest,
