@@ -1,9 +1,6 @@
 //! Both ends see each other's real address.
 
-use std::net::SocketAddr;
-
 use anyhow::Result;
-use tokio::io::AsyncReadExt;
 use ztun_tests::{Family, Mesh, scenario};
 
 use crate::{PORT, SERVICE_PORT, two_nodes};
@@ -47,10 +44,7 @@ async fn sees_client(mesh: &Mesh, server: &str) -> Result<()> {
     let server = mesh.pod(server);
     let _who = server.who_am_i(PORT)?;
     for &family in Family::available() {
-        let mut stream = client.connect(server.at(family, PORT)).await?;
-        let mut seen = String::new();
-        stream.read_to_string(&mut seen).await?;
-        let seen: SocketAddr = seen.parse()?;
+        let seen = client.seen_by(server.at(family, PORT)).await?;
         assert_eq!(seen.ip(), client.at(family, 0).ip().to_canonical());
     }
     Ok(())

@@ -1,8 +1,7 @@
 //! Pods that are linked to their nodes by netkit devices, as some CNIs do it where the kernel has them.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::io::ErrorKind;
 
-use tokio::io::AsyncReadExt;
 use ztun_tests::{
     Enrolment, Family, Link, Mesh, MeshBuilder, MtlsMode, PodSpec, ServiceSpec, app,
     rogue::HBONE_PORT, scenario,
@@ -59,10 +58,7 @@ fn servers_see_the_addresses_of_clients_in_the_mesh_and_outside() {
             for client in ["shop/client", "outside/client"] {
                 let client = mesh.pod(client);
                 for &family in Family::available() {
-                    let mut stream = client.connect(server.at(family, PORT)).await?;
-                    let mut seen = String::new();
-                    stream.read_to_string(&mut seen).await?;
-                    let seen: SocketAddr = seen.parse()?;
+                    let seen = client.seen_by(server.at(family, PORT)).await?;
                     assert_eq!(seen.ip(), client.at(family, 0).ip().to_canonical());
                 }
             }

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use ztun_tests::{
-    Family, Mesh, MeshBuilder, MtlsMode, PodSpec, app, daemon,
+    Family, Mesh, MtlsMode, daemon,
     manifest::{Manifest, MeshDirectory},
     scenario, wait,
 };
 
-use crate::{PORT, SERVICE_PORT, shop_and_outsider};
+use crate::{PORT, SERVICE_PORT, exchange, shop_with_two_clients};
 
 const OK: i32 = 0;
 const ERROR: i32 = 1;
@@ -20,15 +20,9 @@ const PLAINTEXT: i32 = 4;
 const DENY: i32 = 3;
 const NEWLY_DENIED: i32 = 3;
 
-/// The shop, with clients on the server's node too, one of them with an identity of its own.
-fn shop() -> MeshBuilder {
-    let near = PodSpec::new("shop/near").on("b").service_account("near");
-    shop_and_outsider().pod(near)
-}
-
 #[test]
 fn tls_check_says_who_is_encrypted_who_is_in_clear_and_who_is_refused() {
-    scenario(shop(), async |mesh| {
+    scenario(shop_with_two_clients(), async |mesh| {
         let _echo = mesh.pod("shop/server").echo(PORT)?;
         let outsider = mesh.pod("outside/client").v4.to_string();
         for (source, pod, code, row) in [
@@ -70,7 +64,7 @@ fn tls_check_says_who_is_encrypted_who_is_in_clear_and_who_is_refused() {
 
 #[test]
 fn tls_check_knows_services_by_their_names_and_all_pairs() {
-    scenario(shop(), async |mesh| {
+    scenario(shop_with_two_clients(), async |mesh| {
         let host = "server.shop.svc.cluster.local";
         let address = mesh.service("shop/server").at(Family::V4, SERVICE_PORT);
         let endpoint = mesh.pod("shop/server").at(Family::V4, PORT);
@@ -112,7 +106,7 @@ fn tls_check_knows_services_by_their_names_and_all_pairs() {
 
 #[test]
 fn what_cannot_be_told_is_said_with_a_way_out() {
-    scenario(shop(), async |mesh| {
+    scenario(shop_with_two_clients(), async |mesh| {
         for (arguments, expected) in [
             (
                 ["tls-check", "shop/client", "shop/server:80"],
@@ -142,7 +136,7 @@ fn what_cannot_be_told_is_said_with_a_way_out() {
 
 #[test]
 fn authz_explain_says_what_happens_and_why() {
-    scenario(shop(), async |mesh| {
+    scenario(shop_with_two_clients(), async |mesh| {
         let _echo = mesh.pod("shop/server").echo(PORT)?;
         let outsider = mesh.pod("outside/client").v4.to_string();
         let sources = [
@@ -150,8 +144,8 @@ fn authz_explain_says_what_happens_and_why() {
             ("shop/near", "shop/near"),
             (&*outsider, "outside/client"),
         ];
-        let client = principal(mesh, "shop/client");
-        let near = principal(mesh, "shop/near");
+        let client = mesh.pod("shop/client").principal();
+        let near = mesh.pod("shop/near").principal();
         let (denied_client, denied_near) = (mismatch(&client), mismatch(&near));
         let plaintext = mismatch("no identity: the connection is plaintext");
         let cases = [
@@ -209,7 +203,7 @@ fn authz_explain_says_what_happens_and_why() {
 fn policies_are_tried_against_what_the_daemon_logged() {
     let denied = "cluster.local/ns/shop/sa/client";
     for format in ["json", "text"] {
-        let mesh = shop()
+        let mesh = shop_with_two_clients()
             .setting("logFormat", json!(format))
             .manifest(policy("DENY", &json!({ "principals": [denied] })));
         scenario(mesh, async |mesh| {
@@ -309,29 +303,10 @@ fn said(output: &Output, code: i32) -> Result<String> {
 }
 
 fn policy(action: &str, source: &Value) -> Manifest {
-    Manifest::new(json!({
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": { "name": "server", "namespace": "shop" },
-        "spec": {
+    let spec = json!({
             "selector": { "matchLabels": { "app": "server" } },
             "action": action,
             "rules": [{ "from": [{ "source": source }] }],
-        },
-    }))
-}
-
-fn principal(mesh: &Mesh, pod: &str) -> String {
-    let identity = mesh.pod(pod).identity();
-    identity.trim_start_matches("spiffe://").to_owned()
-}
-
-async fn exchange(mesh: &Mesh, client: &str) -> Result<()> {
-    let to = mesh.pod("shop/server").at(Family::V4, PORT);
-    let mut stream = mesh.pod(client).connect(to).await?;
-    ensure!(
-        app::exchange(&mut stream, "hello").await? == "hello",
-        "not echoed"
-    );
-    Ok(())
+    });
+    Manifest::authorization_policy("shop", "server", &spec)
 }

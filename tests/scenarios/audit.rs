@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use ztun_tests::{Family, Mesh, Node, app, manifest::Manifest, scenario, wait};
+use ztun_tests::{Node, manifest::Manifest, scenario, wait};
 
-use crate::{PORT, shop_and_outsider};
+use crate::{PORT, exchange, shop_and_outsider};
 
 #[test]
 fn audit() {
@@ -67,11 +67,4 @@ fn findings(node: &Node, name: &str, outcome: &str) -> Result<u64> {
     let policy = format!("AuthorizationPolicy shop/{name}");
     let labels = [("policy", policy.as_str()), ("outcome", outcome)];
     node.counted("ztun_policy_audit_total", &labels)
-}
-
-async fn exchange(mesh: &Mesh, client: &str) -> Result<()> {
-    let to = mesh.pod("shop/server").at(Family::V4, PORT);
-    let mut stream = mesh.pod(client).connect(to).await?;
-    assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
-    Ok(())
 }

@@ -2,28 +2,14 @@
 
 use std::io::ErrorKind;
 
-use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, time::timeout};
-use ztun_tests::{
-    Family, Mesh, MeshBuilder, PodSpec, app, manifest::Manifest, scenario, wait, wait::PATIENCE,
-};
+use ztun_tests::{Family, app, manifest::Manifest, scenario, wait, wait::PATIENCE};
 
-use crate::{PORT, shop_and_outsider};
-
-/// The shop, with a second client that has an identity of its own, on the server's node.
-fn shop_with_two_clients() -> MeshBuilder {
-    let near = PodSpec::new("shop/near").on("b").service_account("near");
-    shop_and_outsider().pod(near)
-}
+use crate::{PORT, exchange, shop_with_two_clients};
 
 fn policy(spec: &Value) -> Manifest {
-    Manifest::new(json!({
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": { "name": "server", "namespace": "shop" },
-        "spec": spec,
-    }))
+    Manifest::authorization_policy("shop", "server", spec)
 }
 
 /// Lets one principal enter the server's port.
@@ -43,7 +29,7 @@ fn an_allow_lets_in_whom_it_names_from_far_and_near_and_nobody_else() {
     for (named, other) in [("shop/client", "shop/near"), ("shop/near", "shop/client")] {
         scenario(shop_with_two_clients(), async |mesh| {
             let _echo = mesh.pod("shop/server").echo(PORT)?;
-            mesh.apply(&policy(&only(&principal(mesh, named), "ALLOW")))?;
+            mesh.apply(&policy(&only(&mesh.pod(named).principal(), "ALLOW")))?;
             for refused in [other, "outside/client"] {
                 wait::until("others are refused", async || {
                     exchange(mesh, refused).await.is_err()
@@ -65,7 +51,7 @@ fn a_deny_that_comes_later_resets_what_is_open() {
         for stream in [&mut denied, &mut other] {
             assert_eq!(app::exchange(stream, "before").await?, "before");
         }
-        mesh.apply(&policy(&only(&principal(mesh, "shop/client"), "DENY")))?;
+        mesh.apply(&policy(&only(&mesh.pod("shop/client").principal(), "DENY")))?;
         let end = timeout(PATIENCE, denied.read_to_end(&mut Vec::new())).await?;
         assert_eq!(
             end.map_err(|error| error.kind()),
@@ -80,7 +66,7 @@ fn a_deny_that_comes_later_resets_what_is_open() {
 fn one_that_cannot_be_taken_closes_its_target_and_says_what_is_wrong() {
     scenario(shop_with_two_clients(), async |mesh| {
         let _echo = mesh.pod("shop/server").echo(PORT)?;
-        let client = principal(mesh, "shop/client");
+        let client = mesh.pod("shop/client").principal();
         mesh.apply(&policy(&only(&format!("spiffe://{client}"), "ALLOW")))?;
         for refused in ["shop/client", "shop/near", "outside/client"] {
             wait::until("the target is closed", async || {
@@ -104,16 +90,4 @@ fn one_that_cannot_be_taken_closes_its_target_and_says_what_is_wrong() {
         assert!(exchange(mesh, "shop/near").await.is_err());
         Ok(())
     });
-}
-
-fn principal(mesh: &Mesh, pod: &str) -> String {
-    let identity = mesh.pod(pod).identity();
-    identity.trim_start_matches("spiffe://").to_owned()
-}
-
-async fn exchange(mesh: &Mesh, client: &str) -> Result<()> {
-    let to = mesh.pod("shop/server").at(Family::V4, PORT);
-    let mut stream = mesh.pod(client).connect(to).await?;
-    assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
-    Ok(())
 }

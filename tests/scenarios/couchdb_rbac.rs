@@ -63,12 +63,7 @@ fn couchdb_rbac() {
 }
 
 fn policy(name: &str, spec: &Value) -> Manifest {
-    Manifest::new(json!({
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": { "name": name, "namespace": NAMESPACE },
-        "spec": spec,
-    }))
+    Manifest::authorization_policy(NAMESPACE, name, spec)
 }
 
 /// For the database, from the test app's service account.

@@ -2,11 +2,10 @@
 
 use std::io::ErrorKind;
 
-use anyhow::Result;
 use tokio::{io::AsyncReadExt, time::timeout};
-use ztun_tests::{Family, Mesh, MtlsMode, app, scenario, wait, wait::PATIENCE};
+use ztun_tests::{Family, MtlsMode, app, scenario, wait, wait::PATIENCE};
 
-use crate::{PORT, shop_and_outsider};
+use crate::{PORT, exchange_over, shop_and_outsider};
 
 #[test]
 fn a_namespace_under_permissive_takes_plaintext() {
@@ -14,8 +13,8 @@ fn a_namespace_under_permissive_takes_plaintext() {
     scenario(mesh, async |mesh| {
         let _echo = mesh.pod("shop/server").echo(PORT)?;
         for &family in Family::available() {
-            exchange(mesh, "outside/client", family).await?;
-            exchange(mesh, "shop/client", family).await?;
+            exchange_over(mesh, "outside/client", family).await?;
+            exchange_over(mesh, "shop/client", family).await?;
         }
         Ok(())
     });
@@ -27,7 +26,7 @@ fn a_namespace_under_strict_refuses_plaintext() {
     scenario(mesh, async |mesh| {
         let echo = mesh.pod("shop/server").echo(PORT)?;
         for &family in Family::available() {
-            let outside = exchange(mesh, "outside/client", family).await;
+            let outside = exchange_over(mesh, "outside/client", family).await;
             assert!(outside.is_err(), "{family:?} got through");
         }
         assert_eq!(echo.peers(), [], "the server heard of refused clients");
@@ -42,7 +41,7 @@ fn a_namespace_under_strict_refuses_plaintext() {
         .await?;
         wait::until("the log says why", async || node.log().contains("STRICT")).await?;
         for &family in Family::available() {
-            exchange(mesh, "shop/client", family).await?;
+            exchange_over(mesh, "shop/client", family).await?;
         }
         Ok(())
     });
@@ -52,16 +51,20 @@ fn a_namespace_under_strict_refuses_plaintext() {
 fn a_change_to_strict_takes_effect_without_a_restart() {
     scenario(shop_and_outsider(), async |mesh| {
         let _echo = mesh.pod("shop/server").echo(PORT)?;
-        exchange(mesh, "outside/client", Family::V4).await?;
+        exchange_over(mesh, "outside/client", Family::V4).await?;
         mesh.set_mtls("shop", MtlsMode::Strict)?;
         wait::until("plaintext is refused", async || {
-            exchange(mesh, "outside/client", Family::V4).await.is_err()
+            exchange_over(mesh, "outside/client", Family::V4)
+                .await
+                .is_err()
         })
         .await?;
-        exchange(mesh, "shop/client", Family::V4).await?;
+        exchange_over(mesh, "shop/client", Family::V4).await?;
         mesh.set_mtls("shop", MtlsMode::Permissive)?;
         wait::until("plaintext is taken again", async || {
-            exchange(mesh, "outside/client", Family::V4).await.is_ok()
+            exchange_over(mesh, "outside/client", Family::V4)
+                .await
+                .is_ok()
         })
         .await
     });
@@ -89,11 +92,4 @@ fn a_change_to_strict_resets_the_plaintext_connections_that_are_open() {
         })
         .await
     });
-}
-
-async fn exchange(mesh: &Mesh, client: &str, family: Family) -> Result<()> {
-    let to = mesh.pod("shop/server").at(family, PORT);
-    let mut stream = mesh.pod(client).connect(to).await?;
-    assert_eq!(app::exchange(&mut stream, "hello").await?, "hello");
-    Ok(())
 }

@@ -1,10 +1,9 @@
 //! Pods with users of their own (`hostUsers: false`), whose root has every capability over their network namespace.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::io::ErrorKind;
 
 use anyhow::Result;
 use rtnetlink::IpVersion;
-use tokio::io::AsyncReadExt;
 use ztun_tests::{
     Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, Users, app, netlink::Netlink,
     rogue::HBONE_PORT, scenario,
@@ -42,10 +41,7 @@ fn connections_are_captured_both_ways() {
             let who = server.who_am_i(PORT)?;
             let capture = mesh.capture()?;
             for &family in Family::available() {
-                let mut stream = client.connect(server.at(family, PORT)).await?;
-                let mut seen = String::new();
-                stream.read_to_string(&mut seen).await?;
-                let seen: SocketAddr = seen.parse()?;
+                let seen = client.seen_by(server.at(family, PORT)).await?;
                 assert_eq!(seen.ip(), client.at(family, 0).ip().to_canonical());
             }
             assert_eq!(who.peers().len(), Family::available().len());

@@ -101,6 +101,16 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// The address that a server started by [`who_am_i`](Self::who_am_i) sees of this pod.
+    pub async fn seen_by(&self, server: SocketAddr) -> Result<SocketAddr> {
+        let mut seen = String::new();
+        let mut stream = self.connect(server).await?;
+        stream.read_to_string(&mut seen).await?;
+        Ok(seen.parse()?)
+    }
+}
+
 /// Closes a connection with a reset.
 pub fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO))?;

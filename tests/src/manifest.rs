@@ -168,6 +168,15 @@ impl Manifest {
         }))
     }
 
+    pub fn authorization_policy(namespace: &str, name: &str, spec: &Value) -> Self {
+        Self(json!({
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": { "name": name, "namespace": namespace },
+            "spec": spec,
+        }))
+    }
+
     /// Where the mesh directory keeps this object.
     fn file_name(&self) -> String {
         let part = |pointer| self.0.pointer(pointer).and_then(Value::as_str);

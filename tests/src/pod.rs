@@ -235,6 +235,11 @@ impl Pod {
         )
     }
 
+    /// As policies call its identity.
+    pub fn principal(&self) -> String {
+        self.identity().trim_start_matches("spiffe://").to_owned()
+    }
+
     pub fn is_enrolled(&self) -> bool {
         self.enrolled.load(Ordering::Relaxed)
     }
