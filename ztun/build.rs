@@ -1,4 +1,5 @@
-//! Builds the kernel programs into the daemon, if a toolchain for them is named.
+//! Generates the code of the wire formats in `proto`, and builds the kernel programs into the daemon,
+//! if a toolchain for them is named.
 //!
 //! `ZTUN_EBPF_TOOLCHAIN` is what `rustup run` takes: a toolchain's name (`nightly`, with rust-src)
 //! or the absolute path of a toolchain folder with a prebuilt core library for the kernel's target.
@@ -11,10 +12,13 @@ use aya_build::{Package, Toolchain};
 
 const TOOLCHAIN: &str = "ZTUN_EBPF_TOOLCHAIN";
 const PROGRAMS: &str = "ztun-ebpf";
+const PROTO: &str = "proto";
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={PROTO}");
+    generate_wire_formats()?;
     let toolchain = env::var(TOOLCHAIN).unwrap_or_default();
     if toolchain.is_empty() {
         let out = env::var_os("OUT_DIR").context("OUT_DIR is not set: run this by cargo")?;
@@ -35,6 +39,14 @@ fn main() -> anyhow::Result<()> {
         ..Package::default()
     };
     aya_build::build_ebpf([package], Toolchain::Custom(&toolchain))
+}
+
+/// With a compiler in Rust, so that building needs no `protoc`.
+fn generate_wire_formats() -> anyhow::Result<()> {
+    let files = protox::compile(["istio/ca.proto"], [PROTO])?;
+    tonic_prost_build::configure()
+        .compile_fds(files)
+        .context("generate the code of the wire formats")
 }
 
 /// A toolchain folder is a stable compiler, and aya-ebpf needs one unstable feature of it. Naming

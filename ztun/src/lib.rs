@@ -8,6 +8,7 @@ pub mod migrate;
 mod nearest;
 pub mod node;
 pub mod observe;
+pub mod proto;
 pub mod proxy;
 pub mod redirect;
 pub mod source;
