@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// When the process begins to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At [`Eager::go`]: its next instruction is a connect().
+    /// At [`Eager::go`]: its next instruction connects.
     WhenTold,
     AtOnce,
 }
