@@ -386,7 +386,7 @@ fn snapshot(addresses: &Addresses, policies: Policies) -> Snapshot {
     snapshot.insert_workload(workload("client", addresses.client));
     snapshot.insert_workload(workload("server", addresses.server));
     let endpoint = Endpoint {
-        ports: BTreeMap::from([(addresses.vip.port(), addresses.application.port())]),
+        ports: BTreeMap::from([(addresses.vip.port(), addresses.application.port())]).into(),
         ready: true,
     };
     snapshot.insert_service(Arc::new(Service {
@@ -394,7 +394,9 @@ fn snapshot(addresses: &Addresses, policies: Policies) -> Snapshot {
         hostname: "server.lab.svc.cluster.local".into(),
         vips: vec![addresses.vip.ip()],
         ports: vec![addresses.vip.port()],
-        endpoints: BTreeMap::from([(WorkloadUid("server".into()), endpoint)]),
+        endpoints: [(WorkloadUid("server".into()), endpoint)]
+            .into_iter()
+            .collect(),
     }));
     snapshot.set_policies(policies);
     snapshot
