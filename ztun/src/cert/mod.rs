@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod clock;
 pub mod embedded;
+pub mod grpc;
 mod keeper;
 pub mod key;
 pub mod manager;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use ca::{CaError, CertificateAuthority, CertificateRequest, IssuedChain};
 pub use embedded::{EmbeddedCa, EmbeddedCaError};
+pub use grpc::{CaAddress, GrpcCa, GrpcCaSettings};
 pub use manager::{CertificateError, CertificateManager, CertificateSettings, CertificateStatus};
 pub use tls::{describe_tls_error, require_h2};
 pub use verifier::{PeerError, peer_identity};

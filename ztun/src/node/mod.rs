@@ -32,7 +32,10 @@ use self::{
     records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    cert::{
+        CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
+        GrpcCaSettings, clock::SystemClock,
+    },
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics},
@@ -83,9 +86,8 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     ));
 
     let mesh = Mesh::empty();
-    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
     let certificates = Arc::new(CertificateManager::new(
-        Arc::new(ca),
+        certificate_authority(&config)?,
         CertificateSettings {
             lifetime: config.certificate_lifetime,
             wait: config.timeouts.certificate,
@@ -183,6 +185,21 @@ async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interr
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
+}
+
+fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
+    let Some(address) = config.ca.address.clone() else {
+        let trust_domain = config.trust_domain.clone();
+        let ca = EmbeddedCa::open(&config.ca_directory, trust_domain)?;
+        return Ok(Arc::new(ca));
+    };
+    let ca = GrpcCa::new(GrpcCaSettings {
+        address,
+        root_file: config.ca.root_file.clone(),
+        token_file: config.ca.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+    })?;
+    Ok(Arc::new(ca))
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.
