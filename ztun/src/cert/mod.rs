@@ -3,10 +3,13 @@
 pub mod ca;
 pub mod clock;
 pub mod embedded;
+mod failures;
 pub mod grpc;
 mod keeper;
 pub mod key;
 pub mod manager;
+pub mod metrics;
+mod requests;
 mod root;
 pub mod rotation;
 pub mod tls;

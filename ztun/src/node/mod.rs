@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     cert::{
-        CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
+        self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
         GrpcCaSettings, clock::SystemClock,
     },
     config::{Config, Timeouts},
@@ -115,6 +115,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone(), source.clone());
+    cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
