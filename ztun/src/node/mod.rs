@@ -6,6 +6,7 @@ mod http;
 pub mod kubelet;
 mod membership;
 mod pods;
+mod prefetch;
 mod readiness;
 mod records;
 mod server;
@@ -135,6 +136,11 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
+    tokio::task::spawn_local(prefetch::follow(
+        config.node_name.clone(),
+        mesh.clone(),
+        certificates.clone(),
+    ));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
