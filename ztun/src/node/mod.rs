@@ -87,15 +87,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     ));
 
     let mesh = Mesh::empty();
-    let certificates = Arc::new(CertificateManager::new(
-        certificate_authority(&config)?,
-        CertificateSettings {
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            ..CertificateSettings::new([config.trust_domain.clone()])
-        },
-        Arc::new(SystemClock),
-    ));
+    let certificates = Arc::new(certificates(&config)?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -192,6 +184,16 @@ async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interr
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
+}
+
+fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
+    let settings = CertificateSettings {
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        ..CertificateSettings::new([config.trust_domain.clone()])
+    };
+    let ca = certificate_authority(config)?;
+    Ok(CertificateManager::new(ca, settings, Arc::new(SystemClock)))
 }
 
 fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {

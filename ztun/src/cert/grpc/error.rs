@@ -19,7 +19,7 @@ pub(super) fn of_status(ca: String, identity: &Identity, status: &Status) -> CaE
         Code::PermissionDenied => refused(
             "check that a pod with this service account runs on this node, and that the CA trusts this node's own service account",
         ),
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+        Code::InvalidArgument | Code::FailedPrecondition => {
             refused("check that the CA signs for this trust domain and certificateLifetime")
         }
         Code::Unauthenticated => CaError::Unauthenticated {

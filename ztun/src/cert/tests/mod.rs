@@ -4,7 +4,9 @@
 mod ca_faults;
 mod connect;
 mod embedded;
+mod fake_ca;
 mod given;
+mod grpc;
 mod handshake;
 mod issuing;
 mod log;
