@@ -14,6 +14,7 @@ use serde::Serialize;
 use self::sources::Reader;
 pub use self::sources::{ConfigFlags, ConfigSources};
 use crate::{
+    cert::CaAddress,
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -37,6 +38,7 @@ pub struct Config {
     pub mesh_directory: PathBuf,
     /// The embedded CA's root, shared by the nodes that are to trust each other.
     pub ca_directory: PathBuf,
+    pub ca: Ca,
     pub state_directory: PathBuf,
     /// For `ztun enrol`, `ztun status` and the CNI plugin.
     pub socket: PathBuf,
@@ -60,6 +62,19 @@ pub struct Config {
     pub log_filter: String,
     pub timeouts: Timeouts,
     pub limits: Limits,
+}
+
+/// A CA over the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ca {
+    /// Nothing: the embedded CA in `caDirectory` is used.
+    #[serde(serialize_with = "value::ca_address_text")]
+    pub address: Option<CaAddress>,
+    /// PEM: what the CA's own certificate is verified by.
+    pub root_file: PathBuf,
+    /// The service-account token by which the CA knows this node.
+    pub token_file: PathBuf,
 }
 
 /// How connections between pods of one node are carried. Policy is the same for both.
@@ -174,6 +189,7 @@ impl Config {
         let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
         let mesh_directory = read.setting("meshDirectory", "/etc/ztun/mesh", value::path);
         let ca_directory = read.setting("caDirectory", ca_directory, value::path);
+        let ca = Ca::read(read);
         let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
         let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
@@ -195,6 +211,7 @@ impl Config {
             root_namespace: root_namespace?,
             mesh_directory: mesh_directory?,
             ca_directory: ca_directory?,
+            ca: ca?,
             state_directory: state_directory?,
             socket: socket?,
             bpf_directory: bpf_directory?,
@@ -233,6 +250,21 @@ impl Config {
                 ));
             }
         }
+    }
+}
+
+impl Ca {
+    fn read(read: &mut Reader) -> Option<Self> {
+        let root = "/var/run/secrets/istio/root-cert.pem";
+        let token = "/var/run/secrets/tokens/istio-token";
+        let address = read.setting("ca.address", "", value::ca_address);
+        let root_file = read.setting("ca.rootFile", root, value::path);
+        let token_file = read.setting("ca.tokenFile", token, value::path);
+        Some(Self {
+            address: address?,
+            root_file: root_file?,
+            token_file: token_file?,
+        })
     }
 }
 

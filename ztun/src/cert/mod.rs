@@ -3,9 +3,13 @@
 pub mod ca;
 pub mod clock;
 pub mod embedded;
+mod failures;
+pub mod grpc;
 mod keeper;
 pub mod key;
 pub mod manager;
+pub mod metrics;
+mod requests;
 mod root;
 pub mod rotation;
 pub mod tls;
@@ -18,6 +22,7 @@ mod tests;
 
 pub use ca::{CaError, CertificateAuthority, CertificateRequest, IssuedChain};
 pub use embedded::{EmbeddedCa, EmbeddedCaError};
+pub use grpc::{CaAddress, GrpcCa, GrpcCaSettings};
 pub use manager::{CertificateError, CertificateManager, CertificateSettings, CertificateStatus};
 pub use tls::{describe_tls_error, require_h2};
 pub use verifier::{PeerError, peer_identity};

@@ -91,6 +91,26 @@ fn the_ca_directory_moves_with_the_state_directory() {
 }
 
 #[test]
+fn the_ca_is_the_embedded_one_unless_it_has_an_address() {
+    let config = Config::load(sources()).unwrap();
+    assert_eq!(config.ca.address, None);
+    let address = "https://istiod.istio-system.svc:15012";
+    let config = Config::load(with_environment(&[("ZTUN_CA_ADDRESS", address)])).unwrap();
+    assert_eq!(config.ca.address.unwrap().to_string(), address);
+}
+
+#[test]
+fn a_ca_without_tls_is_an_error() {
+    let errors = errors(with_file("ca: {address: \"http://istiod:15010\"}\n"));
+    assert_eq!(
+        errors,
+        [
+            "ca.address is `http://istiod:15010` (/etc/ztun.yaml:ca.address): expected nothing, for the embedded CA, or https://HOST:PORT, such as https://istiod.istio-system.svc:15012"
+        ]
+    );
+}
+
+#[test]
 fn all_errors_are_told_at_once_with_key_source_and_what_is_allowed() {
     let mut sources = with_file(
         "sameNode: both\ntimeouts: {drain: 30}\nmetricsAdress: x\nlimits: {connections: 0}\n",
@@ -186,7 +206,7 @@ fn the_admin_address_is_on_loopback_or_nowhere() {
 #[test]
 fn the_effective_configuration_is_printed_in_the_form_that_is_read() {
     let config = Config::load(with_file(
-        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\n",
+        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\nca: {address: \"https://ca:15012\"}\n",
     ))
     .unwrap();
     let printed = serde_norway::to_string(&config).unwrap();

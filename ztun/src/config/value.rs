@@ -12,7 +12,7 @@ use serde::Serializer;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, SameNode};
-use crate::{mesh::TrustDomain, redirect::Kubelet};
+use crate::{cert::CaAddress, mesh::TrustDomain, redirect::Kubelet};
 
 /// What a value should have been, to follow `expected`.
 pub(super) type Expected = String;
@@ -47,6 +47,29 @@ pub(super) fn path(value: &str) -> Result<PathBuf, Expected> {
         Ok(value.into())
     } else {
         Err("an absolute path".to_owned())
+    }
+}
+
+/// Nothing stands for the embedded CA.
+pub(super) fn ca_address(value: &str) -> Result<Option<CaAddress>, Expected> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    value.parse().map(Some).map_err(|_| {
+        "nothing, for the embedded CA, or https://HOST:PORT, such as https://istiod.istio-system.svc:15012".to_owned()
+    })
+}
+
+/// As [`ca_address`] reads it.
+// Serde's signature.
+#[allow(clippy::ref_option)]
+pub(super) fn ca_address_text<S: Serializer>(
+    address: &Option<CaAddress>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str(""),
     }
 }
 

@@ -7,6 +7,7 @@ mod http;
 pub mod kubelet;
 mod membership;
 mod pods;
+mod prefetch;
 mod readiness;
 mod records;
 mod server;
@@ -33,7 +34,10 @@ use self::{
     records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    cert::{
+        self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
+        GrpcCaSettings, clock::SystemClock,
+    },
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics},
@@ -88,16 +92,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     ));
 
     let mesh = Mesh::empty();
-    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
-    let certificates = Arc::new(CertificateManager::new(
-        Arc::new(ca),
-        CertificateSettings {
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            ..CertificateSettings::new([config.trust_domain.clone()])
-        },
-        Arc::new(SystemClock),
-    ));
+    let certificates = Arc::new(certificates(&config)?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -118,6 +113,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone(), source.clone());
+    cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -137,6 +133,11 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
+    tokio::task::spawn_local(prefetch::follow(
+        config.node_name.clone(),
+        mesh.clone(),
+        certificates.clone(),
+    ));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -192,6 +193,31 @@ async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interr
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
+}
+
+fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
+    let settings = CertificateSettings {
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        ..CertificateSettings::new([config.trust_domain.clone()])
+    };
+    let ca = certificate_authority(config)?;
+    Ok(CertificateManager::new(ca, settings, Arc::new(SystemClock)))
+}
+
+fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
+    let Some(address) = config.ca.address.clone() else {
+        let trust_domain = config.trust_domain.clone();
+        let ca = EmbeddedCa::open(&config.ca_directory, trust_domain)?;
+        return Ok(Arc::new(ca));
+    };
+    let ca = GrpcCa::new(GrpcCaSettings {
+        address,
+        root_file: config.ca.root_file.clone(),
+        token_file: config.ca.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+    })?;
+    Ok(Arc::new(ca))
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.

@@ -1,10 +1,15 @@
 //! The certificates' tests, and what they share: roots, odd certificates, a CA with moods.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ca_faults;
 mod connect;
 mod embedded;
+mod fake_ca;
+mod given;
+mod grpc;
 mod handshake;
 mod issuing;
+mod log;
 mod manager;
 mod negotiation;
 
@@ -173,7 +178,11 @@ impl Clock for TestClock {
 enum Mood {
     Signs,
     Fails,
+    Refuses,
     Hangs,
+    Slow(Duration),
+    SaysGarbage,
+    SignsWithAnotherRoot,
     SignsFor(Identity),
     SignsAnotherKey,
     SignsAsOf(OffsetDateTime),
@@ -220,7 +229,26 @@ impl TestCa {
                 ca: self.to_string(),
                 reason: "connection refused".into(),
             }),
+            Mood::Refuses => Err(CaError::Refused {
+                identity: request.identity.clone(),
+                reason: "no such pod here".into(),
+            }),
             Mood::Hangs => std::future::pending().await,
+            Mood::Slow(time) => {
+                tokio::time::sleep(time).await;
+                sign(csr, self.clock.now())
+            }
+            Mood::SaysGarbage => IssuedChain::from_pem(&["garbage", "more of it"]),
+            Mood::SignsWithAnotherRoot => {
+                let roots = TestRoot::new()
+                    .root()
+                    .sign(&request.identity, csr, DAY, now)?
+                    .roots;
+                Ok(IssuedChain {
+                    roots,
+                    ..sign(csr, now)?
+                })
+            }
             Mood::SignsFor(other) => {
                 let key = CertificateSigningRequestParams::from_der(csr).unwrap();
                 let leaf = self
