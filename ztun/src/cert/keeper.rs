@@ -102,6 +102,7 @@ impl Keeper {
             &key,
             issued,
             Arc::clone(&settings.trust_domains),
+            settings.key_exchange,
             clock.now(),
         )
     }

@@ -3,8 +3,10 @@
 pub mod ca;
 pub mod clock;
 pub mod embedded;
+pub mod fips;
 mod keeper;
 pub mod key;
+mod key_exchange;
 pub mod manager;
 mod root;
 pub mod rotation;
@@ -18,7 +20,8 @@ mod tests;
 
 pub use ca::{CaError, CertificateAuthority, CertificateRequest, IssuedChain};
 pub use embedded::{EmbeddedCa, EmbeddedCaError};
+pub use key_exchange::KeyExchange;
 pub use manager::{CertificateError, CertificateManager, CertificateSettings, CertificateStatus};
-pub use tls::{describe_tls_error, require_h2};
+pub use tls::{Negotiated, describe_tls_error, require_h2};
 pub use verifier::{PeerError, peer_identity};
 pub use workload::WorkloadCertificate;

@@ -32,7 +32,9 @@ use self::{
     records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    cert::{
+        CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa, fips,
+    },
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics},
@@ -67,6 +69,7 @@ pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
 }
 
 async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
+    fips::require(config.tls.key_exchange)?;
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -89,6 +92,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         CertificateSettings {
             lifetime: config.certificate_lifetime,
             wait: config.timeouts.certificate,
+            key_exchange: config.tls.key_exchange,
             ..CertificateSettings::new([config.trust_domain.clone()])
         },
         Arc::new(SystemClock),

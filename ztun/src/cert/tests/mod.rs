@@ -3,8 +3,10 @@
 
 mod connect;
 mod embedded;
+mod fips;
 mod handshake;
 mod issuing;
+mod key_exchange;
 mod manager;
 mod negotiation;
 
@@ -32,7 +34,8 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    CaError, CertificateAuthority, CertificateRequest, IssuedChain, WorkloadCertificate,
+    CaError, CertificateAuthority, CertificateRequest, IssuedChain, KeyExchange,
+    WorkloadCertificate,
     clock::Clock,
     key::WorkloadKey,
     root::{self, Root},
@@ -94,12 +97,16 @@ impl TestRoot {
     }
 
     fn certificate(&self, identity: &Identity) -> WorkloadCertificate {
+        self.certificate_for(identity, KeyExchange::default())
+    }
+
+    fn certificate_for(&self, identity: &Identity, by: KeyExchange) -> WorkloadCertificate {
         let key = WorkloadKey::generate(identity).unwrap();
         let csr = key.request(identity).unwrap();
         let now = OffsetDateTime::now_utc();
         let issued = self.root().sign(identity, csr.der(), DAY, now).unwrap();
-        WorkloadCertificate::new(identity.clone(), &key, issued, [trust_domain()].into(), now)
-            .unwrap()
+        let trusted = [trust_domain()].into();
+        WorkloadCertificate::new(identity.clone(), &key, issued, trusted, by, now).unwrap()
     }
 
     /// A leaf in good order but for what `change` makes of it, with its key.
