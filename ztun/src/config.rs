@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::sources::Reader;
 pub use self::sources::{ConfigFlags, ConfigSources};
 use crate::{
-    cert::CaAddress,
+    cert::{CaAddress, KeyExchange},
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -57,6 +57,7 @@ pub struct Config {
     pub same_node: SameNode,
     #[serde(with = "value::duration")]
     pub certificate_lifetime: Duration,
+    pub tls: Tls,
     pub log_format: LogFormat,
     /// Such as `info` or `info,ztun::proxy=debug`.
     pub log_filter: String,
@@ -92,6 +93,12 @@ pub enum SameNode {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    pub key_exchange: KeyExchange,
 }
 
 /// How long each stage may take.
@@ -199,6 +206,11 @@ impl Config {
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
+        let key_exchange = read.setting(
+            "tls.keyExchange",
+            KeyExchange::default().as_str(),
+            value::key_exchange,
+        );
         let log_format = read.setting("logFormat", "text", value::log_format);
         let log_filter = read.setting("logFilter", "info", value::log_filter);
         let timeouts = Timeouts::read(read);
@@ -222,6 +234,9 @@ impl Config {
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
+            tls: Tls {
+                key_exchange: key_exchange?,
+            },
             log_format: log_format?,
             log_filter: log_filter?,
             timeouts: timeouts?,

@@ -8,6 +8,7 @@ pub mod kubelet;
 mod membership;
 mod pods;
 mod prefetch;
+pub mod privileges;
 mod readiness;
 mod records;
 mod server;
@@ -30,13 +31,14 @@ use tokio::{
 };
 
 use self::{
-    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
-    records::Records, server::Api, server::ApiServer, status::StatusReporter,
+    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods,
+    privileges::Privileges, readiness::Readiness, records::Records, server::Api, server::ApiServer,
+    status::StatusReporter,
 };
 use crate::{
     cert::{
         self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
-        GrpcCaSettings, clock::SystemClock,
+        GrpcCaSettings, clock::SystemClock, fips,
     },
     config::{Config, Timeouts},
     mesh::Mesh,
@@ -54,7 +56,8 @@ const SWEEP: Duration = Duration::from_secs(2);
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
+pub fn run(config: Config, privileges: Privileges, log: LogFilter) -> anyhow::Result<()> {
+    privileges.log();
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -65,13 +68,20 @@ pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
+    let node = node(config, privileges, log, data.handle().clone());
+    let result = LocalSet::new().block_on(&control, node);
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(
+    config: Config,
+    privileges: Privileges,
+    log: LogFilter,
+    data: runtime::Handle,
+) -> anyhow::Result<()> {
+    fips::require(config.tls.key_exchange)?;
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -148,6 +158,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         source,
         readiness: readiness.clone(),
         kubelet,
+        privileges,
     };
     let api = Arc::new(Api {
         pods: pods.clone(),
@@ -199,6 +210,7 @@ fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
     let settings = CertificateSettings {
         lifetime: config.certificate_lifetime,
         wait: config.timeouts.certificate,
+        key_exchange: config.tls.key_exchange,
         ..CertificateSettings::new([config.trust_domain.clone()])
     };
     let ca = certificate_authority(config)?;
