@@ -47,10 +47,14 @@ pub enum EmbeddedCaError {
     )]
     Permissions { path: PathBuf, mode: u32, fix: u32 },
     #[error(
+        "{path} leads to a file with mode {mode:04o}, so that others could use the key: set `defaultMode: 0400` at the secret's volume, or `chmod 600` what it leads to"
+    )]
+    SecretPermissions { path: PathBuf, mode: u32 },
+    #[error(
         "{certificate} has no key beside it: put {ROOT_KEY} back, or remove {certificate} to start a new root"
     )]
     KeyMissing { certificate: PathBuf },
-    #[error("{path} is not an ECDSA P-256 private key in PKCS #8 PEM: {reason}")]
+    #[error("{path} is not a private key in PKCS #8 PEM that can sign here: {reason}")]
     Key { path: PathBuf, reason: String },
     #[error("{path} can't be used as the root: {reason}")]
     Certificate { path: PathBuf, reason: String },
@@ -60,6 +64,29 @@ impl EmbeddedCa {
     /// Reads the root in `directory`, made first if there is none. Any number of processes may do
     /// this at the same time: all get the same root.
     pub fn open(directory: &Path, trust_domain: TrustDomain) -> Result<Self, EmbeddedCaError> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            root: Root::of_directory(directory, trust_domain)?,
+        })
+    }
+
+    /// Signs a request that came from elsewhere; whether the caller may have it is the caller's to check.
+    pub fn sign(
+        &self,
+        identity: &Identity,
+        csr: &CertificateSigningRequestDer<'_>,
+        lifetime: Duration,
+    ) -> Result<IssuedChain, CaError> {
+        self.root.sign(identity, csr, lifetime, SystemClock.now())
+    }
+}
+
+impl Root {
+    /// As [`EmbeddedCa::open`].
+    pub fn of_directory(
+        directory: &Path,
+        trust_domain: TrustDomain,
+    ) -> Result<Self, EmbeddedCaError> {
         ensure_directory(directory)?;
         let certificate = directory.join(ROOT_CERTIFICATE);
         // Asked for before the key, which comes first into being: a certificate that is
@@ -79,25 +106,10 @@ impl EmbeddedCa {
             path: certificate.clone(),
             source,
         })?;
-        let root =
-            Root::new(key, bundle, trust_domain).map_err(|error| EmbeddedCaError::Certificate {
-                path: certificate,
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            root,
+        Self::new(key, &bundle, trust_domain).map_err(|error| EmbeddedCaError::Certificate {
+            path: certificate,
+            reason: error.to_string(),
         })
-    }
-
-    /// Signs a request that came from elsewhere; whether the caller may have it is the caller's to check.
-    pub fn sign(
-        &self,
-        identity: &Identity,
-        csr: &CertificateSigningRequestDer<'_>,
-        lifetime: Duration,
-    ) -> Result<IssuedChain, CaError> {
-        self.root.sign(identity, csr, lifetime, SystemClock.now())
     }
 }
 
@@ -134,6 +146,19 @@ fn ensure_directory(directory: &Path) -> Result<(), EmbeddedCaError> {
 }
 
 fn read_key(path: &Path) -> Result<Option<KeyPair>, EmbeddedCaError> {
+    let Some(pem) = open_private(path, 0o077)? else {
+        return Ok(None);
+    };
+    KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256)
+        .map(Some)
+        .map_err(|error| key_error(path, error))
+}
+
+/// What is in a file that nobody else may read: any of the bits `refused` in its mode is an error.
+pub(super) fn open_private(
+    path: &Path,
+    refused: u32,
+) -> Result<Option<Zeroizing<String>>, EmbeddedCaError> {
     let failed = |source| EmbeddedCaError::Read {
         path: path.to_owned(),
         source,
@@ -144,12 +169,10 @@ fn read_key(path: &Path) -> Result<Option<KeyPair>, EmbeddedCaError> {
         Err(error) => return Err(failed(error)),
     };
     // Of the open file, which can't be exchanged between the check and the use.
-    refuse_mode(path, &file.metadata().map_err(failed)?, 0o077, 0o600)?;
-    let mut pem = Zeroizing::new(String::new());
-    file.read_to_string(&mut pem).map_err(failed)?;
-    KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256)
-        .map(Some)
-        .map_err(|error| key_error(path, error))
+    refuse_mode(path, &file.metadata().map_err(failed)?, refused, 0o600)?;
+    let mut content = Zeroizing::new(String::new());
+    file.read_to_string(&mut content).map_err(failed)?;
+    Ok(Some(content))
 }
 
 fn refuse_mode(
@@ -162,11 +185,12 @@ fn refuse_mode(
     if mode & refused == 0 {
         return Ok(());
     }
-    Err(EmbeddedCaError::Permissions {
-        path: path.to_owned(),
-        mode,
-        fix,
-    })
+    let path = path.to_owned();
+    // A mode that is changed behind the links of a mounted secret is gone with its next update.
+    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
+        return Err(EmbeddedCaError::SecretPermissions { path, mode });
+    }
+    Err(EmbeddedCaError::Permissions { path, mode, fix })
 }
 
 /// Makes a key, unless somebody else has made one meanwhile: then theirs is returned.
@@ -226,7 +250,7 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn key_error(path: &Path, error: impl fmt::Display) -> EmbeddedCaError {
+pub(super) fn key_error(path: &Path, error: impl fmt::Display) -> EmbeddedCaError {
     EmbeddedCaError::Key {
         path: path.to_owned(),
         reason: error.to_string(),

@@ -2,11 +2,13 @@
 
 pub mod ca;
 pub mod clock;
+mod csr;
 pub mod embedded;
+pub mod given;
 mod keeper;
 pub mod key;
 pub mod manager;
-mod root;
+pub mod root;
 pub mod rotation;
 pub mod tls;
 pub mod verifier;

@@ -82,7 +82,7 @@ impl TestRoot {
     }
 
     fn root(&self) -> Root {
-        Root::new(self.key_copy(), self.pem.clone(), trust_domain()).unwrap()
+        Root::new(self.key_copy(), &self.pem, trust_domain()).unwrap()
     }
 
     fn store(&self) -> Arc<RootCertStore> {
