@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod connections;
 mod denials;
 pub mod flow;
+pub mod http;
 pub mod labels;
 mod logging;
 pub mod metrics;
