@@ -7,8 +7,8 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::{
     CaError, CertificateAuthority, CertificateRequest, IssuedChain,
     clock::{Clock, SystemClock},
+    private_file::{self, PrivateFileError},
     root::{self, Root},
 };
 use crate::mesh::{Identity, TrustDomain};
@@ -42,14 +43,8 @@ pub enum EmbeddedCaError {
     Create { path: PathBuf, source: io::Error },
     #[error("can't read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error(
-        "{path} has mode {mode:04o}, so that others could use or replace the root key: run `chmod {fix:o} {path}`"
-    )]
-    Permissions { path: PathBuf, mode: u32, fix: u32 },
-    #[error(
-        "{path} leads to a file with mode {mode:04o}, so that others could use the key: set `defaultMode: 0400` at the secret's volume, or `chmod 600` what it leads to"
-    )]
-    SecretPermissions { path: PathBuf, mode: u32 },
+    #[error(transparent)]
+    Private(#[from] PrivateFileError),
     #[error(
         "{certificate} has no key beside it: put {ROOT_KEY} back, or remove {certificate} to start a new root"
     )]
@@ -142,55 +137,18 @@ fn ensure_directory(directory: &Path) -> Result<(), EmbeddedCaError> {
         source,
     })?;
     // Others may look into it, but who can write here can put another root in place.
-    refuse_mode(directory, &metadata, 0o022, 0o700)
+    Ok(private_file::refuse_mode(
+        directory, &metadata, 0o022, 0o700,
+    )?)
 }
 
 fn read_key(path: &Path) -> Result<Option<KeyPair>, EmbeddedCaError> {
-    let Some(pem) = open_private(path, 0o077)? else {
+    let Some(pem) = private_file::read(path)? else {
         return Ok(None);
     };
     KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256)
         .map(Some)
         .map_err(|error| key_error(path, error))
-}
-
-/// What is in a file that nobody else may read: any of the bits `refused` in its mode is an error.
-pub(super) fn open_private(
-    path: &Path,
-    refused: u32,
-) -> Result<Option<Zeroizing<String>>, EmbeddedCaError> {
-    let failed = |source| EmbeddedCaError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    // Of the open file, which can't be exchanged between the check and the use.
-    refuse_mode(path, &file.metadata().map_err(failed)?, refused, 0o600)?;
-    let mut content = Zeroizing::new(String::new());
-    file.read_to_string(&mut content).map_err(failed)?;
-    Ok(Some(content))
-}
-
-fn refuse_mode(
-    path: &Path,
-    metadata: &fs::Metadata,
-    refused: u32,
-    fix: u32,
-) -> Result<(), EmbeddedCaError> {
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & refused == 0 {
-        return Ok(());
-    }
-    let path = path.to_owned();
-    // A mode that is changed behind the links of a mounted secret is gone with its next update.
-    if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
-        return Err(EmbeddedCaError::SecretPermissions { path, mode });
-    }
-    Err(EmbeddedCaError::Permissions { path, mode, fix })
 }
 
 /// Makes a key, unless somebody else has made one meanwhile: then theirs is returned.

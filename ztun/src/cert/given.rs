@@ -1,20 +1,19 @@
 //! A signing key that was brought along: PEM files, as a mounted secret has them.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use rcgen::KeyPair;
-use zeroize::Zeroizing;
 
 use super::{
     EmbeddedCaError, IssuedChain, WorkloadCertificate,
     clock::{Clock, SystemClock},
-    embedded::{key_error, open_private},
+    embedded::key_error,
     key::WorkloadKey,
+    private_file,
     root::Root,
 };
 use crate::mesh::{Identity, TrustDomain};
@@ -74,24 +73,11 @@ impl Root {
 }
 
 fn read_key(path: &Path) -> Result<KeyPair, EmbeddedCaError> {
-    let refused = if is_of_a_secret_volume(path) {
-        0o037
-    } else {
-        0o077
-    };
-    let not_found = || EmbeddedCaError::Read {
+    let pem = private_file::read(path)?.ok_or_else(|| EmbeddedCaError::Read {
         path: path.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    };
-    let pem: Zeroizing<String> = open_private(path, refused)?.ok_or_else(not_found)?;
+        source: io::ErrorKind::NotFound.into(),
+    })?;
     KeyPair::from_pem(&pem).map_err(|error| key_error(path, error))
-}
-
-/// Kubelet mounts secrets as a tmpfs of symbolic links, and makes them readable for the group where
-/// `fsGroup` is set: that group is the CA's own.
-fn is_of_a_secret_volume(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
-        && statfs(path).is_ok_and(|statfs| statfs.filesystem_type() == TMPFS_MAGIC)
 }
 
 fn read(path: &Path) -> Result<String, EmbeddedCaError> {

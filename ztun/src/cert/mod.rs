@@ -8,6 +8,7 @@ pub mod given;
 mod keeper;
 pub mod key;
 pub mod manager;
+pub(crate) mod private_file;
 pub mod root;
 pub mod rotation;
 pub mod tls;
