@@ -2,7 +2,7 @@
 
 pub mod ca;
 pub mod clock;
-mod csr;
+pub mod csr;
 pub mod embedded;
 pub mod given;
 mod keeper;
