@@ -4,6 +4,7 @@
 //! A setting has one name everywhere: `timeouts.tcpConnect` in the file, `ZTUN_TIMEOUTS_TCP_CONNECT`
 //! in the environment, `--set timeouts.tcpConnect=10s` as a flag; the usual ones have flags of their own.
 
+mod ca;
 mod sources;
 mod value;
 
@@ -12,7 +13,10 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Du
 use serde::Serialize;
 
 use self::sources::Reader;
-pub use self::sources::{ConfigFlags, ConfigSources};
+pub use self::{
+    ca::{Authentication, CaConfig, RateLimits, SignerSource, TokenReviewSettings},
+    sources::{ConfigFlags, ConfigSources},
+};
 use crate::{
     cert::{CaAddress, KeyExchange},
     mesh::{
@@ -153,7 +157,13 @@ impl Config {
         );
         let config = Self::read(&mut read, state_directory, &hostname, &cores, &ca_directory);
         if let Some(config) = &config {
-            config.check_addresses(&mut read);
+            let admin = config.admin_address.map(|admin| ("adminAddress", admin));
+            let addresses = [
+                ("readinessAddress", config.readiness_address),
+                ("metricsAddress", config.metrics_address),
+            ];
+            let addresses: Vec<_> = addresses.into_iter().chain(admin).collect();
+            read.check_addresses(&addresses);
         }
         let errors = read.finish();
         match config {
@@ -242,29 +252,6 @@ impl Config {
             timeouts: timeouts?,
             limits: limits?,
         })
-    }
-
-    fn check_addresses(&self, read: &mut Reader) {
-        let addresses = [
-            ("readinessAddress", Some(self.readiness_address)),
-            ("metricsAddress", Some(self.metrics_address)),
-            ("adminAddress", self.admin_address),
-        ];
-        let addresses: Vec<_> = addresses
-            .into_iter()
-            .filter_map(|(key, address)| Some((key, address?)))
-            .collect();
-        for (index, (key, address)) in addresses.iter().enumerate() {
-            let same = addresses[..index]
-                .iter()
-                .find(|(_, other)| other == address);
-            // Port 0 is any free one.
-            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
-                read.error(format!(
-                    "{key} and {other} are both {address}: give each its own"
-                ));
-            }
-        }
     }
 }
 

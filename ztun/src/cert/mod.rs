@@ -2,17 +2,20 @@
 
 pub mod ca;
 pub mod clock;
+pub mod csr;
 pub mod embedded;
 mod failures;
-pub mod grpc;
 pub mod fips;
+pub mod given;
+pub mod grpc;
 mod keeper;
 pub mod key;
 mod key_exchange;
 pub mod manager;
 pub mod metrics;
+pub(crate) mod private_file;
 mod requests;
-mod root;
+pub mod root;
 pub mod rotation;
 pub mod tls;
 pub mod verifier;

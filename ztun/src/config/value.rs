@@ -12,7 +12,11 @@ use serde::Serializer;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, SameNode};
-use crate::{cert::{CaAddress, KeyExchange}, mesh::TrustDomain, redirect::Kubelet};
+use crate::{
+    cert::{CaAddress, KeyExchange},
+    mesh::TrustDomain,
+    redirect::Kubelet,
+};
 
 /// What a value should have been, to follow `expected`.
 pub(super) type Expected = String;

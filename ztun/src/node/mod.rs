@@ -3,7 +3,6 @@
 mod addresses;
 mod admin;
 pub mod api;
-mod http;
 pub mod kubelet;
 mod membership;
 mod pods;
@@ -20,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use ::http::{StatusCode, request::Parts};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -31,9 +29,8 @@ use tokio::{
 };
 
 use self::{
-    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods,
-    privileges::Privileges, readiness::Readiness, records::Records, server::Api, server::ApiServer,
-    status::StatusReporter,
+    kubelet::KubeletProbes, membership::Membership, pods::Pods, privileges::Privileges,
+    readiness::Readiness, records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
     cert::{
@@ -42,10 +39,10 @@ use crate::{
     },
     config::{Config, Timeouts},
     mesh::Mesh,
-    observe::{LogFilter, Metrics},
+    observe::{LogFilter, Metrics, http},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
-    source::file::FileSource,
+    source::{self, file::FileSource},
 };
 
 /// How often pods are checked for a network namespace that went away without an unenrol, and the
@@ -122,7 +119,8 @@ async fn node(
     )?);
     let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone(), source.clone());
+    telemetry::register(&mut registry, pods.clone());
+    source::register_metrics(&mut registry, source.clone());
     cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
@@ -132,11 +130,14 @@ async fn node(
 
     tokio::task::spawn_local(http::serve(
         readiness_listener,
-        Arc::new(readiness_handler(readiness.clone())),
+        Arc::new(http::readiness({
+            let readiness = readiness.clone();
+            move || readiness.missing()
+        })),
     ));
     tokio::task::spawn_local(http::serve(
         metrics_listener,
-        Arc::new(metrics_handler(registry)),
+        Arc::new(http::metrics(registry)),
     ));
 
     pods.restore().await?;
@@ -259,35 +260,6 @@ async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
         ticks.tick().await;
         pods.sweep().await;
         kubelet.follow();
-    }
-}
-
-fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&Parts) -> Option<Answer> {
-    move |request| {
-        (request.uri.path() == "/healthz/ready").then(|| match &readiness.missing()[..] {
-            [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
-            missing => Answer::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready:\n{}\n", missing.join("\n")),
-            ),
-        })
-    }
-}
-
-fn metrics_handler(registry: Registry) -> impl Fn(&Parts) -> Option<Answer> {
-    move |request| {
-        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| {
-            let mut body = String::new();
-            match prometheus_client::encoding::text::encode(&mut body, &registry) {
-                Ok(()) => Answer {
-                    status: StatusCode::OK,
-                    // Prometheus 3 takes no answer whose format it isn't told.
-                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body,
-                },
-                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        })
     }
 }
 

@@ -5,13 +5,13 @@ mod ca_faults;
 mod connect;
 mod embedded;
 mod fake_ca;
+mod fips;
 mod given;
 mod grpc;
 mod handshake;
 mod issuing;
-mod log;
-mod fips;
 mod key_exchange;
+mod log;
 mod manager;
 mod negotiation;
 
@@ -90,7 +90,7 @@ impl TestRoot {
     }
 
     fn root(&self) -> Root {
-        Root::new(self.key_copy(), self.pem.clone(), trust_domain()).unwrap()
+        Root::new(self.key_copy(), &self.pem, trust_domain()).unwrap()
     }
 
     fn store(&self) -> Arc<RootCertStore> {
