@@ -77,11 +77,6 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
-    let kubelet = Arc::new(KubeletProbes::start(
-        redirect.clone(),
-        config.kubelet_cgroup.clone(),
-    ));
-
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
     let certificates = Arc::new(CertificateManager::new(
@@ -110,7 +105,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone(), source.clone());
     let readiness = Arc::new(Readiness::new(
@@ -130,6 +125,9 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
 
     pods.restore().await?;
     readiness.restored.store(true, Ordering::Relaxed);
+    // Until now the program of an earlier daemon does it.
+    let kubelet = KubeletProbes::start(redirect, config.kubelet_cgroup.clone());
+    let kubelet = Arc::new(kubelet);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
     let status = StatusReporter {

@@ -6,10 +6,12 @@
 //! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
 mod addresses;
+mod adopt;
 mod bpf;
 mod cgroup;
 mod changes;
 mod find;
+mod fingerprint;
 mod follow;
 pub mod hierarchy;
 mod kernel;
@@ -42,6 +44,7 @@ use thiserror::Error;
 
 use self::{
     cgroup::Cgroup,
+    fingerprint::Fingerprint,
     maps::PodMaps,
     netns::Netns,
     pins::{Generation, PinDirectory},
@@ -88,6 +91,8 @@ pub struct PodSandbox {
 pub struct Redirect {
     programs: Programs,
     pins: PinDirectory,
+    /// Of this daemon's own programs and maps.
+    fingerprint: Fingerprint,
     /// The daemon's own network namespace.
     home: Arc<Netns>,
     /// Held while a pod's pins change.
@@ -135,9 +140,10 @@ impl Redirect {
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
         let pins = PinDirectory::open(pin_directory)?;
         let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
-        programs.load()?;
+        let fingerprint = Fingerprint::of_programs(&mut programs.load()?)?;
         Ok(Self {
             programs,
+            fingerprint,
             pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
@@ -152,8 +158,41 @@ impl Redirect {
         let netns = self.open_netns(sandbox)?;
         let cgroup = Cgroup::open(&sandbox.cgroup)?;
         let _changing = self.lock();
-        let mut prepared = netns.run(prepare::prepare)??;
-        let (maps, rewritten) = match self.attach(sandbox, &netns, &cgroup, &prepared) {
+        self.capture(sandbox, netns, &cgroup, PodListeners::default())
+    }
+
+    /// Captures a pod that an earlier daemon captured, whose `listeners` go on if there are any.
+    ///
+    /// What that daemon left in the kernel is kept if it is what this one would make, which takes
+    /// a fraction of a millisecond; else the pod is captured anew, as by [`enrol`](Self::enrol).
+    pub fn take_over(
+        &self,
+        sandbox: &PodSandbox,
+        mut listeners: PodListeners,
+    ) -> Result<CapturedPod, EnrolError> {
+        let netns = self.open_netns(sandbox)?;
+        let cgroup = Cgroup::open(&sandbox.cgroup)?;
+        let _changing = self.lock();
+        match self.adopt(sandbox, netns, &cgroup, &mut listeners) {
+            Ok(captured) => Ok(captured),
+            Err(reason) => {
+                tracing::info!(pod = %sandbox.pod, %reason, "captured anew instead of taken over");
+                let netns = self.open_netns(sandbox)?;
+                self.capture(sandbox, netns, &cgroup, listeners)
+            }
+        }
+    }
+
+    /// For a caller that holds `changing`.
+    fn capture(
+        &self,
+        sandbox: &PodSandbox,
+        netns: Netns,
+        cgroup: &Cgroup,
+        listeners: PodListeners,
+    ) -> Result<CapturedPod, EnrolError> {
+        let mut prepared = netns.run(|| prepare::prepare(listeners))??;
+        let (maps, rewritten) = match self.attach(sandbox, &netns, cgroup, &prepared) {
             Ok(attached) => attached,
             Err(error) => {
                 let changes = prepared.take_changes();

@@ -37,7 +37,13 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 pub const LINKS: [&str; 4] = ["capture4", "capture6", "note", "steer"];
 
 /// A generation's maps.
-pub const MAPS: [&str; 3] = ["LISTENERS", "ADDRESSES", "VERDICTS"];
+pub const MAPS: [&str; 5] = [
+    "LISTENERS",
+    "ADDRESSES",
+    "VERDICTS",
+    "REWRITTEN",
+    "ANY_REWRITTEN",
+];
 
 /// The directory with all pins.
 #[derive(Debug)]

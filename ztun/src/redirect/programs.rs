@@ -7,6 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::Map,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
@@ -131,7 +132,7 @@ impl PodPrograms {
     /// Pins the maps. Whoever gets an error, from here or from `attach`, takes the generation off.
     pub fn pin_maps(&self, generation: &Generation) -> Result<(), AttachError> {
         for name in MAPS {
-            let map = self.0.map(name).ok_or(ProgramsError::Absent(name))?;
+            let map = self.map(name)?;
             let path = generation.path(name);
             map.pin(&path).map_err(|error| PinError::Pin {
                 path,
@@ -162,12 +163,21 @@ impl PodPrograms {
 
     /// What the programs will note of connections that other programs rewrite.
     pub fn rewritten(&self) -> Result<Rewritten, ProgramsError> {
-        let map = |name| self.0.map(name).ok_or(ProgramsError::Absent(name));
         let name = "REWRITTEN";
-        Rewritten::open(map("ANY_REWRITTEN")?, map(name)?).map_err(|error| ProgramsError::Map {
+        Rewritten::open(self.map("ANY_REWRITTEN")?, self.map(name)?).map_err(|error| ProgramsError::Map {
             map: name,
             reason: error.to_string(),
         })
+    }
+
+    pub fn map(&self, name: &'static str) -> Result<&Map, ProgramsError> {
+        self.0.map(name).ok_or(ProgramsError::Absent(name))
+    }
+
+    /// The hash of a loaded program's instructions.
+    pub fn tag(&mut self, name: &'static str) -> Result<u64, ProgramsError> {
+        let info = self.program(name)?.info();
+        Ok(info.map_err(|error| refused(name, &error))?.tag())
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), ProgramsError> {
