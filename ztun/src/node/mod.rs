@@ -28,8 +28,15 @@ use tokio::{
 };
 
 use self::{
-    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
-    records::Records, server::Api, server::ApiServer, status::StatusReporter,
+    http::Answer,
+    kubelet::KubeletProbes,
+    membership::Membership,
+    pods::{Pods, run_blocking},
+    readiness::Readiness,
+    records::Records,
+    server::Api,
+    server::ApiServer,
+    status::StatusReporter,
 };
 use crate::{
     cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
@@ -124,10 +131,11 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     ));
 
     pods.restore().await?;
-    readiness.restored.store(true, Ordering::Relaxed);
-    // Until now the program of an earlier daemon does it.
-    let kubelet = KubeletProbes::start(redirect, config.kubelet_cgroup.clone());
+    // Until now an earlier daemon's program does it.
+    let cgroup = config.kubelet_cgroup.clone();
+    let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
     let kubelet = Arc::new(kubelet);
+    readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
     let status = StatusReporter {

@@ -8,11 +8,11 @@ use super::{
     AddressFollower, CapturedPod, PodId, PodNetns, PodSandbox, ProgramsError, Redirect,
     cgroup::Cgroup,
     changes::Changes,
-    fingerprint::Fingerprint,
     listeners,
     maps::PodMaps,
     netlink::family_of,
     netns::Netns,
+    programs::DIGEST,
     rewritten::Rewritten,
     state::{self, Gap},
 };
@@ -25,8 +25,8 @@ pub enum Unfit {
     Absent,
     #[error("a capture was under way when its daemon ended")]
     HalfDone,
-    #[error("its programs or maps are another version's")]
-    OtherVersion,
+    #[error("its programs are another version's, or their attachment was not finished")]
+    OtherPrograms,
     #[error("it is not whole: {0}")]
     Gap(#[from] Gap),
     #[error(transparent)]
@@ -55,8 +55,8 @@ impl Redirect {
             [generation] => generation,
             _ => return Err(Unfit::HalfDone),
         };
-        if Fingerprint::of_generation(generation).map_err(Unfit::Read)? != self.fingerprint {
-            return Err(Unfit::OtherVersion);
+        if !generation.is_of(DIGEST) {
+            return Err(Unfit::OtherPrograms);
         }
         state::check_links(generation, &netns, cgroup)?;
         let mut maps = PodMaps::open(generation)?;
@@ -84,7 +84,8 @@ impl Redirect {
             rewritten,
             Arc::clone(&self.home),
         ));
-        let follower = AddressFollower::behind(Arc::clone(&sockets), later, maps, addresses.clone());
+        let follower =
+            AddressFollower::behind(Arc::clone(&sockets), later, maps, addresses.clone());
         Ok(CapturedPod {
             addresses,
             sockets,
@@ -93,4 +94,3 @@ impl Redirect {
         })
     }
 }
-

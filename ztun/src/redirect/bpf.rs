@@ -8,7 +8,6 @@ use std::{
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -67,14 +66,6 @@ struct InfoByFd {
     fd: u32,
     length: u32,
     info: u64,
-}
-
-/// The part of `union bpf_attr` that `BPF_PROG_GET_FD_BY_ID` reads.
-#[repr(C)]
-struct ById {
-    id: u32,
-    next_id: u32,
-    open_flags: u32,
 }
 
 /// The start of `struct bpf_prog_info`.
@@ -158,22 +149,6 @@ pub fn create_link(program: &OwnedFd, target: RawFd, attach_type: u32) -> io::Re
 
 /// The bytes of machine code that a program became; 0 if it is interpreted.
 pub fn jited_length(program: &OwnedFd) -> io::Result<u32> {
-    Ok(program_info(program)?.jited_length)
-}
-
-/// The hash of a loaded program's instructions.
-pub fn program_tag(id: u32) -> io::Result<[u8; 8]> {
-    let mut attributes = ById {
-        id,
-        next_id: 0,
-        open_flags: 0,
-    };
-    // SAFETY: the attributes are what the command reads.
-    let program = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attributes) }.map(owned)?;
-    Ok(program_info(&program)?.tag)
-}
-
-fn program_info(program: &OwnedFd) -> io::Result<ProgramInfo> {
     let mut info = ProgramInfo::default();
     let mut attributes = InfoByFd {
         fd: number(program.as_raw_fd()),
@@ -184,7 +159,7 @@ fn program_info(program: &OwnedFd) -> io::Result<ProgramInfo> {
     };
     // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
-    Ok(info)
+    Ok(info.jited_length)
 }
 
 /// Calls `bpf(2)`.

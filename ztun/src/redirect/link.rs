@@ -91,7 +91,14 @@ impl PinnedLink {
     }
 
     pub fn attachment(&self) -> io::Result<Attachment> {
-        let info = self.info()?;
+        let mut info = LinkInfo::default();
+        let mut attributes = InfoByFd {
+            fd: self.0.as_raw_fd().cast_unsigned(),
+            length: LinkInfo::LENGTH,
+            info: (&raw mut info) as u64,
+        };
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
+        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
         let [low, high] = info.target.map(u64::from);
         Ok(match info.kind {
             BPF_LINK_TYPE_CGROUP => match cgroup_id(low, high) {
@@ -101,23 +108,6 @@ impl PinnedLink {
             BPF_LINK_TYPE_NETNS if low != 0 => Attachment::Netns(low),
             _ => Attachment::Nothing,
         })
-    }
-
-    /// The kernel's ID of the program that is attached.
-    pub fn program(&self) -> io::Result<u32> {
-        Ok(self.info()?.program)
-    }
-
-    fn info(&self) -> io::Result<LinkInfo> {
-        let mut info = LinkInfo::default();
-        let mut attributes = InfoByFd {
-            fd: self.0.as_raw_fd().cast_unsigned(),
-            length: LinkInfo::LENGTH,
-            info: (&raw mut info) as u64,
-        };
-        // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
-        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
-        Ok(info)
     }
 
     /// Takes the link off. Removing its pin would do so too, but only later.

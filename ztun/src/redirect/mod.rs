@@ -11,7 +11,6 @@ mod bpf;
 mod cgroup;
 mod changes;
 mod find;
-mod fingerprint;
 mod follow;
 pub mod hierarchy;
 mod kernel;
@@ -44,12 +43,11 @@ use thiserror::Error;
 
 use self::{
     cgroup::Cgroup,
-    fingerprint::Fingerprint,
     maps::PodMaps,
     netns::Netns,
     pins::{Generation, PinDirectory},
     prepare::Prepared,
-    programs::{AttachError, Programs},
+    programs::{AttachError, DIGEST, Programs},
     rewritten::Rewritten,
 };
 pub use self::{
@@ -91,8 +89,6 @@ pub struct PodSandbox {
 pub struct Redirect {
     programs: Programs,
     pins: PinDirectory,
-    /// Of this daemon's own programs and maps.
-    fingerprint: Fingerprint,
     /// The daemon's own network namespace.
     home: Arc<Netns>,
     /// Held while a pod's pins change.
@@ -140,10 +136,12 @@ impl Redirect {
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
         let pins = PinDirectory::open(pin_directory)?;
         let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
-        let fingerprint = Fingerprint::of_programs(&mut programs.load()?)?;
+        if !pins.is_loadable(DIGEST) {
+            programs.load()?;
+            pins.mark_loadable(DIGEST)?;
+        }
         Ok(Self {
             programs,
-            fingerprint,
             pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
@@ -313,7 +311,7 @@ impl Redirect {
     /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier
     /// daemon attached for that.
     pub fn follow_kubelet(&self, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
-        kubelet::follow(&self.pins, kubelet, anew)
+        kubelet::follow(&self.pins, &self.programs, kubelet, anew)
     }
 
     fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {
@@ -345,6 +343,7 @@ impl Redirect {
             maps.set_addresses(&prepared.addresses.own)?;
             maps.add_listeners(&prepared.listeners)?;
             programs.attach(netns, cgroup, &generation)?;
+            generation.mark(DIGEST)?;
             Ok(maps)
         };
         let maps = match attach() {
