@@ -29,8 +29,15 @@ use tokio::{
 };
 
 use self::{
-    kubelet::KubeletProbes, membership::Membership, pods::Pods, privileges::Privileges,
-    readiness::Readiness, records::Records, server::Api, server::ApiServer, status::StatusReporter,
+    kubelet::KubeletProbes,
+    membership::Membership,
+    pods::{Pods, run_blocking},
+    privileges::Privileges,
+    readiness::Readiness,
+    records::Records,
+    server::Api,
+    server::ApiServer,
+    status::StatusReporter,
 };
 use crate::{
     cert::{
@@ -93,11 +100,6 @@ async fn node(
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
-    let kubelet = Arc::new(KubeletProbes::start(
-        redirect.clone(),
-        config.kubelet_cgroup.clone(),
-    ));
-
     let mesh = Mesh::empty();
     let certificates = Arc::new(certificates(&config)?);
     let metrics = Metrics::default();
@@ -117,7 +119,7 @@ async fn node(
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone());
     source::register_metrics(&mut registry, source.clone());
@@ -141,6 +143,10 @@ async fn node(
     ));
 
     pods.restore().await?;
+    // Until now an earlier daemon's program does it.
+    let cgroup = config.kubelet_cgroup.clone();
+    let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
+    let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
