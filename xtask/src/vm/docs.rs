@@ -75,6 +75,18 @@ const FEATURES: [(&str, &[&str]); 23] = [
     ),
     ("Pods behind netkit devices", &["netkit::"]),
     (
+        "The kubelet's probes pass under STRICT, nothing else of the node does",
+        &["scenarios::probes::"],
+    ),
+    (
+        "Addresses that a pod gains, loses and shares",
+        &["datapath::address_changes::"],
+    ),
+    (
+        "Pods taken in and set free by their labels",
+        &["scenarios::membership::"],
+    ),
+    (
         "A pod's own rules of nftables: drop, redirect, NAT",
         &["coexistence::netfilter::"],
     ),

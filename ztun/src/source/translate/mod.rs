@@ -11,6 +11,7 @@ use std::{
 };
 
 use self::namespace::Translated;
+pub(crate) use self::workload::membership;
 use super::kubernetes_objects::{Kind, Labels, Object, ObjectKey, ReadContext};
 use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 
@@ -131,7 +132,10 @@ impl Translator {
             .values()
             .flat_map(|contents| contents.problems.clone());
         let mut problems: Vec<_> = within.collect();
-        problems.extend(policy::problems(&self.objects));
+        problems.extend(policy::problems(
+            &self.objects,
+            &self.settings.root_namespace,
+        ));
         problems.extend(self.contested_addresses());
         problems.extend(self.contested_vips());
         problems
@@ -142,6 +146,10 @@ impl Translator {
             self.stale_policies.insert(key.clone());
         } else {
             self.stale_namespaces.insert(Arc::clone(&key.namespace));
+        }
+        if matches!(key.kind, Kind::Service | Kind::ServiceEntry) {
+            self.stale_policies
+                .extend(policy::that_name(key, &self.objects));
         }
     }
 
@@ -179,7 +187,8 @@ impl Translator {
         let Some(policy_key) = policy::key(key) else {
             return;
         };
-        match self.objects.get(key).and_then(|object| policy::of(object)) {
+        let object = self.objects.get(key);
+        match object.and_then(|object| policy::of(object, &self.objects)) {
             Some(policy) => self.snapshot.insert_policy(policy_key, policy),
             None => self.snapshot.remove_policy(&policy_key),
         }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod membership;
+mod targets;
 
 use std::collections::BTreeMap;
 

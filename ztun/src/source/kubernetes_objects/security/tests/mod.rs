@@ -5,6 +5,7 @@ mod authorization;
 mod conditions;
 mod peer_authentication;
 mod sources;
+mod targets;
 
 use super::super::{Object, Read, ReadContext, Rejection, read};
 use crate::{
