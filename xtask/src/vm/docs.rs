@@ -13,7 +13,7 @@ const END: &str = "<!-- end -->";
 
 /// What users care about, and the tests that show it: those whose `TARGET::MODULE::TEST` contains one
 /// of the texts. A test counts for the first feature that it matches.
-const FEATURES: [(&str, &[&str]); 23] = [
+const FEATURES: [(&str, &[&str]); 26] = [
     (
         "Two machines: by mutual TLS and as itself, to pods and services, IPv4 and IPv6, MTU 1500 and 9000",
         &["two_nodes::paths::", "two_nodes::volume::"],

@@ -147,8 +147,8 @@ impl Snapshot {
         &self,
         service: &Service,
     ) -> Result<Destination, LookupError> {
-        let addresses = if let Some(vip) = service.vips.first() {
-            vec![*vip]
+        let addresses = if !service.vips.is_empty() {
+            one_of_each_family(&service.vips).collect()
         } else {
             let ready = service.endpoints.iter().filter(|(_, end)| end.ready);
             let workloads = ready.filter_map(|(uid, _)| self.workload(uid));
@@ -229,12 +229,18 @@ impl<'a> Name<'a> {
     }
 }
 
-/// The first address of each.
+/// The first address of each family: what holds for it holds for others of its family.
+fn one_of_each_family(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    let v6 = addresses.iter().find(|address| address.is_ipv6());
+    v4.into_iter().chain(v6).copied()
+}
+
 fn with_addresses<'a>(
     name: &str,
     workloads: impl Iterator<Item = &'a Arc<Workload>>,
 ) -> Result<Vec<IpAddr>, LookupError> {
-    let addresses = workloads.filter_map(|workload| workload.addresses.first().copied());
+    let addresses = workloads.flat_map(|workload| one_of_each_family(&workload.addresses));
     let addresses: Vec<IpAddr> = addresses.collect();
     if addresses.is_empty() {
         return Err(LookupError::NoAddress {

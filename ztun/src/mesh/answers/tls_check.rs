@@ -23,6 +23,15 @@ pub struct TlsCheck {
     /// Which object decides what the server's side accepts; `None` is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<str>>,
+    /// Both are on one other node, which is taken to have the `sameNode` of the one that answers.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub assumed: bool,
+}
+
+// Serde's signature.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +107,7 @@ impl Answers<'_> {
             client: attempt.client.clone(),
             server,
             policy,
+            assumed: attempt.assumed,
         }
     }
 
@@ -162,6 +172,7 @@ mod tests {
 
     fn rows(snapshot: &Snapshot, source: &str, destination: &str) -> Vec<String> {
         let answers = Answers {
+            node: "a",
             snapshot,
             transport: TransportSettings::default(),
         };
@@ -259,6 +270,7 @@ mod tests {
         assert!(shown[0].contains("10.0.0.2:8080 (foo/far) OK: mutual TLS"));
         assert!(shown[1].contains("10.0.0.3:8080 (foo/near) OK: same node"));
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings::default(),
         };
@@ -280,6 +292,7 @@ mod tests {
     fn neighbours_use_mutual_tls_where_that_is_set() {
         let snapshot = snapshot();
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings {
                 same_node: SameNode::Tunnel,
@@ -322,6 +335,7 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.insert_workload(arc(workload("pending", &[])));
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings::default(),
         };
