@@ -317,7 +317,7 @@ mod tests {
     fn a_destination_is_a_workload_a_service_by_any_of_its_names_or_an_address() {
         let web = "web.foo.svc.cluster.local 10.1.0.1";
         for (name, expected) in [
-            ("foo/client", "foo/client 10.0.0.1"),
+            ("foo/client", "foo/client 10.0.0.1,fd00::1"),
             ("pod/foo/web", "foo/web 10.0.0.2,10.0.0.3"),
             ("service/foo/web", web),
             ("web.foo", web),

@@ -222,6 +222,42 @@ mod tests {
     }
 
     #[test]
+    fn each_family_that_both_ends_have_is_a_row() {
+        let mut snapshot = snapshot();
+        snapshot.insert_workload(arc(workload("dual", &["10.0.0.8", "fd00::8"])));
+        snapshot.insert_workload(arc(workload("six", &["fd00::9"])));
+        snapshot.insert_workload(arc(workload("seven", &["10.0.0.7", "fd00::7"])));
+        let endpoints = |source: &str, destination: &str| {
+            let rows = rows(&snapshot, source, destination);
+            let second = |row: &String| row.split(' ').nth(1).unwrap().to_owned();
+            rows.iter().map(second).collect::<Vec<_>>()
+        };
+        let both = ["10.0.0.8:80", "[fd00::8]:80"];
+        assert_eq!(endpoints("foo/six", "foo/dual:80"), both[1..]);
+        assert_eq!(endpoints("foo/client", "foo/dual:80"), both[..1]);
+        assert_eq!(endpoints("foo/seven", "foo/dual:80"), both);
+    }
+
+    #[test]
+    fn what_another_node_does_between_its_pods_is_assumed() {
+        let snapshot = snapshot();
+        for (source, destination, assumed) in [
+            ("foo/neighbour", "pod/foo/far:80", true),
+            ("foo/client", "foo/near:80", false),
+            ("foo/client", "pod/foo/far:80", false),
+            ("192.0.2.1", "pod/foo/far:80", false),
+        ] {
+            let answers = Answers {
+                node: "a",
+                snapshot: &snapshot,
+                transport: TransportSettings::default(),
+            };
+            let checks = answers.tls_check(&query(source, destination)).unwrap();
+            assert_eq!(checks[0].assumed, assumed, "{source} {destination}");
+        }
+    }
+
+    #[test]
     fn strict_takes_mutual_tls_and_the_same_node_and_refuses_plaintext() {
         let mut snapshot = snapshot();
         set_mode(&mut snapshot, MtlsMode::Strict);

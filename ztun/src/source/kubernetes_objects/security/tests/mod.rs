@@ -3,6 +3,7 @@
 mod any_value;
 mod authorization;
 mod conditions;
+mod every_field;
 mod peer_authentication;
 mod sources;
 mod targets;
