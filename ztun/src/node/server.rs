@@ -198,9 +198,11 @@ async fn answer_about_mesh<T: Send + 'static>(
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error));
     }
     let (snapshot, transport) = (mesh.snapshot(), api.config.transport_settings());
+    let node = Arc::clone(&api.config.node_name);
     let answering = tokio::task::spawn_blocking(move || {
         ask(Answers {
             snapshot: &snapshot,
+            node: &node,
             transport,
         })
     });
