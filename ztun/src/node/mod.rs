@@ -4,7 +4,7 @@ mod addresses;
 pub mod api;
 mod http;
 pub mod kubelet;
-mod membership;
+pub mod membership;
 mod pods;
 mod readiness;
 mod records;
