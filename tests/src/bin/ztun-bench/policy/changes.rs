@@ -56,7 +56,7 @@ pub struct Cost {
 }
 
 /// The object that another change is about each time, and whether it is there after it.
-type Change = dyn Fn(usize) -> (Value, bool);
+type Change<'a> = dyn Fn(usize) -> (Value, bool) + 'a;
 
 #[derive(Clone, Copy)]
 enum State {
@@ -113,7 +113,7 @@ impl Cluster {
         let small = |number: usize| Place::small(number * STEP % pods);
         let of_large = |number: usize| Place::large(number * STEP % large);
         let there = |place, state| (pod(&place, state), true);
-        let changes: [(&'static str, &Change); 9] = [
+        let changes: [(&'static str, &Change<'_>); 9] = [
             ("pod: label", &|n| there(small(n), State::Relabelled)),
             ("pod: address", &|n| there(small(n), State::Moved)),
             ("pod: removed", &|n| (pod(&small(n), State::Usual), false)),
@@ -143,7 +143,7 @@ impl Cluster {
             .collect()
     }
 
-    fn cost(&mut self, change: &'static str, count: u32, value: &Change) -> Result<Cost> {
+    fn cost(&mut self, change: &'static str, count: u32, value: &Change<'_>) -> Result<Cost> {
         let (mut translated, mut followed) = (Vec::new(), Vec::new());
         for number in 1..=count as usize {
             let (value, is_there) = value(number);
