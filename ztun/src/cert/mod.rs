@@ -4,6 +4,7 @@ pub mod ca;
 pub mod clock;
 pub mod embedded;
 pub mod fips;
+pub mod inspect;
 mod keeper;
 pub mod key;
 mod key_exchange;

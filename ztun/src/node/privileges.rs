@@ -22,19 +22,16 @@ pub struct Need {
     purpose: &'static str,
 }
 
-/// What `ztun node` does all its life. Of files it needs only those that its user owns or anybody may read.
-const OF_NODE: [Need; 4] = [
-    Need {
-        capability: Capability::CAP_BPF,
-        purpose: "load programs and maps",
-    },
+/// What `ztun node` does all its life. `CAP_SYS_ADMIN` includes all of `CAP_BPF` and `CAP_PERFMON`.
+/// Of files it reads only those that its user owns or anybody may read.
+const OF_NODE: [Need; 3] = [
     Need {
         capability: Capability::CAP_NET_ADMIN,
         purpose: "attach programs, set routes and sysctls, mark sockets and make them transparent",
     },
     Need {
         capability: Capability::CAP_SYS_ADMIN,
-        purpose: "enter pods' network namespaces, for each connection",
+        purpose: "enter pods' network namespaces for each connection, and load programs and maps",
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
