@@ -5,6 +5,7 @@ mod connect;
 mod embedded;
 mod fips;
 mod handshake;
+mod inspect;
 mod issuing;
 mod key_exchange;
 mod manager;
