@@ -4,6 +4,7 @@
 //! A setting has one name everywhere: `timeouts.tcpConnect` in the file, `ZTUN_TIMEOUTS_TCP_CONNECT`
 //! in the environment, `--set timeouts.tcpConnect=10s` as a flag; the usual ones have flags of their own.
 
+mod ca;
 mod sources;
 mod value;
 
@@ -12,9 +13,12 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Du
 use serde::Serialize;
 
 use self::sources::Reader;
-pub use self::sources::{ConfigFlags, ConfigSources};
+pub use self::{
+    ca::{Authentication, CaConfig, RateLimits, SignerSource, TokenReviewSettings},
+    sources::{ConfigFlags, ConfigSources},
+};
 use crate::{
-    cert::KeyExchange,
+    cert::{CaAddress, KeyExchange},
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -38,6 +42,7 @@ pub struct Config {
     pub mesh_directory: PathBuf,
     /// The embedded CA's root, shared by the nodes that are to trust each other.
     pub ca_directory: PathBuf,
+    pub ca: Ca,
     pub state_directory: PathBuf,
     /// For `ztun enrol`, `ztun status` and the CNI plugin.
     pub socket: PathBuf,
@@ -48,6 +53,9 @@ pub struct Config {
     pub kubelet_cgroup: Kubelet,
     pub readiness_address: SocketAddr,
     pub metrics_address: SocketAddr,
+    /// On loopback, for whoever is on the node; `None` is nowhere.
+    #[serde(serialize_with = "value::admin_address_text")]
+    pub admin_address: Option<SocketAddr>,
     /// Threads that carry traffic; by default one for each core.
     pub data_threads: NonZeroUsize,
     pub same_node: SameNode,
@@ -59,6 +67,19 @@ pub struct Config {
     pub log_filter: String,
     pub timeouts: Timeouts,
     pub limits: Limits,
+}
+
+/// A CA over the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ca {
+    /// Nothing: the embedded CA in `caDirectory` is used.
+    #[serde(serialize_with = "value::ca_address_text")]
+    pub address: Option<CaAddress>,
+    /// PEM: what the CA's own certificate is verified by.
+    pub root_file: PathBuf,
+    /// The service-account token by which the CA knows this node.
+    pub token_file: PathBuf,
 }
 
 /// How connections between pods of one node are carried. Policy is the same for both.
@@ -136,7 +157,13 @@ impl Config {
         );
         let config = Self::read(&mut read, state_directory, &hostname, &cores, &ca_directory);
         if let Some(config) = &config {
-            config.check_addresses(&mut read);
+            let admin = config.admin_address.map(|admin| ("adminAddress", admin));
+            let addresses = [
+                ("readinessAddress", config.readiness_address),
+                ("metricsAddress", config.metrics_address),
+            ];
+            let addresses: Vec<_> = addresses.into_iter().chain(admin).collect();
+            read.check_addresses(&addresses);
         }
         let errors = read.finish();
         match config {
@@ -179,11 +206,13 @@ impl Config {
         let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
         let mesh_directory = read.setting("meshDirectory", "/etc/ztun/mesh", value::path);
         let ca_directory = read.setting("caDirectory", ca_directory, value::path);
+        let ca = Ca::read(read);
         let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
         let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
         let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
         let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
+        let admin_address = read.setting("adminAddress", "127.0.0.1:15000", value::admin_address);
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
@@ -204,12 +233,14 @@ impl Config {
             root_namespace: root_namespace?,
             mesh_directory: mesh_directory?,
             ca_directory: ca_directory?,
+            ca: ca?,
             state_directory: state_directory?,
             socket: socket?,
             bpf_directory: bpf_directory?,
             kubelet_cgroup: kubelet_cgroup?,
             readiness_address: readiness_address?,
             metrics_address: metrics_address?,
+            admin_address: admin_address?,
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
@@ -222,23 +253,20 @@ impl Config {
             limits: limits?,
         })
     }
+}
 
-    fn check_addresses(&self, read: &mut Reader) {
-        let addresses = [
-            ("readinessAddress", self.readiness_address),
-            ("metricsAddress", self.metrics_address),
-        ];
-        for (index, (key, address)) in addresses.iter().enumerate() {
-            let same = addresses[..index]
-                .iter()
-                .find(|(_, other)| other == address);
-            // Port 0 is any free one.
-            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
-                read.error(format!(
-                    "{key} and {other} are both {address}: give each its own"
-                ));
-            }
-        }
+impl Ca {
+    fn read(read: &mut Reader) -> Option<Self> {
+        let root = "/var/run/secrets/istio/root-cert.pem";
+        let token = "/var/run/secrets/tokens/istio-token";
+        let address = read.setting("ca.address", "", value::ca_address);
+        let root_file = read.setting("ca.rootFile", root, value::path);
+        let token_file = read.setting("ca.tokenFile", token, value::path);
+        Some(Self {
+            address: address?,
+            root_file: root_file?,
+            token_file: token_file?,
+        })
     }
 }
 

@@ -2,14 +2,21 @@
 
 pub mod ca;
 pub mod clock;
+pub mod csr;
 pub mod embedded;
+mod failures;
 pub mod fips;
+pub mod given;
+pub mod grpc;
 pub mod inspect;
 mod keeper;
 pub mod key;
 mod key_exchange;
 pub mod manager;
-mod root;
+pub mod metrics;
+pub(crate) mod private_file;
+mod requests;
+pub mod root;
 pub mod rotation;
 pub mod tls;
 pub mod verifier;
@@ -21,6 +28,7 @@ mod tests;
 
 pub use ca::{CaError, CertificateAuthority, CertificateRequest, IssuedChain};
 pub use embedded::{EmbeddedCa, EmbeddedCaError};
+pub use grpc::{CaAddress, GrpcCa, GrpcCaSettings};
 pub use key_exchange::KeyExchange;
 pub use manager::{CertificateError, CertificateManager, CertificateSettings, CertificateStatus};
 pub use tls::{Negotiated, describe_tls_error, require_h2};

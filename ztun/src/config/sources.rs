@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
 };
@@ -36,6 +37,9 @@ pub struct ConfigFlags {
     /// Directory of Kubernetes YAML that describes the mesh [default: /etc/ztun/mesh]
     #[arg(long, value_name = "DIRECTORY")]
     pub mesh_directory: Option<String>,
+    /// CA to ask for certificates, https://HOST:PORT [default: the embedded CA]
+    #[arg(long, value_name = "URL")]
+    pub ca_address: Option<String>,
     /// Directory of the embedded CA's root [default: ca in the state directory]
     #[arg(long, value_name = "DIRECTORY")]
     pub ca_directory: Option<String>,
@@ -175,6 +179,20 @@ impl Reader {
         self.errors.push(error);
     }
 
+    pub(super) fn check_addresses(&mut self, addresses: &[(&str, SocketAddr)]) {
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            let same = addresses[..index]
+                .iter()
+                .find(|(_, other)| other == address);
+            // Port 0 is any free one.
+            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
+                self.error(format!(
+                    "{key} and {other} are both {address}: give each its own"
+                ));
+            }
+        }
+    }
+
     /// Everything that was wrong, with what was given and never asked for.
     pub(super) fn finish(mut self) -> Vec<String> {
         for (key, given) in self.flags.iter().chain(&self.file) {
@@ -205,6 +223,7 @@ impl Reader {
             ("nodeName", "--node-name", flags.node_name),
             ("trustDomain", "--trust-domain", flags.trust_domain),
             ("meshDirectory", "--mesh-directory", flags.mesh_directory),
+            ("ca.address", "--ca-address", flags.ca_address),
             ("caDirectory", "--ca-directory", flags.ca_directory),
             ("stateDirectory", "--state-directory", flags.state_directory),
             ("socket", "--socket", flags.socket),

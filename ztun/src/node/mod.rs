@@ -1,11 +1,12 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
 mod addresses;
+mod admin;
 pub mod api;
-mod http;
 pub mod kubelet;
 mod membership;
 mod pods;
+mod prefetch;
 pub mod privileges;
 mod readiness;
 mod records;
@@ -18,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use ::http::StatusCode;
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -29,20 +29,27 @@ use tokio::{
 };
 
 use self::{
-    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods,
-    privileges::Privileges, readiness::Readiness, records::Records, server::Api, server::ApiServer,
+    kubelet::KubeletProbes,
+    membership::Membership,
+    pods::{Pods, run_blocking},
+    privileges::Privileges,
+    readiness::Readiness,
+    records::Records,
+    server::Api,
+    server::ApiServer,
     status::StatusReporter,
 };
 use crate::{
     cert::{
-        CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa, fips,
+        self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
+        GrpcCaSettings, clock::SystemClock, fips,
     },
     config::{Config, Timeouts},
     mesh::Mesh,
-    observe::{LogFilter, Metrics},
+    observe::{LogFilter, Metrics, http},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
-    source::file::FileSource,
+    source::{self, file::FileSource},
 };
 
 /// How often pods are checked for a network namespace that went away without an unenrol, and the
@@ -86,26 +93,15 @@ async fn node(
     let api_server = ApiServer::bind(&config.socket)?;
     let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let admin_listener = match config.admin_address {
+        Some(address) => Some(http::listen(address, "admin").await?),
+        None => None,
+    };
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
-    let kubelet = Arc::new(KubeletProbes::start(
-        redirect.clone(),
-        config.kubelet_cgroup.clone(),
-    ));
-
     let mesh = Mesh::empty();
-    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
-    let certificates = Arc::new(CertificateManager::new(
-        Arc::new(ca),
-        CertificateSettings {
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            key_exchange: config.tls.key_exchange,
-            ..CertificateSettings::new([config.trust_domain.clone()])
-        },
-        Arc::new(SystemClock),
-    ));
+    let certificates = Arc::new(certificates(&config)?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -123,9 +119,11 @@ async fn node(
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone(), source.clone());
+    telemetry::register(&mut registry, pods.clone());
+    source::register_metrics(&mut registry, source.clone());
+    cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -134,17 +132,29 @@ async fn node(
 
     tokio::task::spawn_local(http::serve(
         readiness_listener,
-        Arc::new(readiness_handler(readiness.clone())),
+        Arc::new(http::readiness({
+            let readiness = readiness.clone();
+            move || readiness.missing()
+        })),
     ));
     tokio::task::spawn_local(http::serve(
         metrics_listener,
-        Arc::new(metrics_handler(registry)),
+        Arc::new(http::metrics(registry)),
     ));
 
     pods.restore().await?;
+    // Until now an earlier daemon's program does it.
+    let cgroup = config.kubelet_cgroup.clone();
+    let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
+    let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
+    tokio::task::spawn_local(prefetch::follow(
+        config.node_name.clone(),
+        mesh.clone(),
+        certificates.clone(),
+    ));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -164,6 +174,10 @@ async fn node(
         config: config.clone(),
         log,
     });
+    if let Some(listener) = admin_listener {
+        let handler = admin::handler(api.clone());
+        tokio::task::spawn_local(http::serve(listener, Arc::new(handler)));
+    }
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
@@ -199,6 +213,32 @@ async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interr
     }
 }
 
+fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
+    let settings = CertificateSettings {
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        key_exchange: config.tls.key_exchange,
+        ..CertificateSettings::new([config.trust_domain.clone()])
+    };
+    let ca = certificate_authority(config)?;
+    Ok(CertificateManager::new(ca, settings, Arc::new(SystemClock)))
+}
+
+fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
+    let Some(address) = config.ca.address.clone() else {
+        let trust_domain = config.trust_domain.clone();
+        let ca = EmbeddedCa::open(&config.ca_directory, trust_domain)?;
+        return Ok(Arc::new(ca));
+    };
+    let ca = GrpcCa::new(GrpcCaSettings {
+        address,
+        root_file: config.ca.root_file.clone(),
+        token_file: config.ca.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+    })?;
+    Ok(Arc::new(ca))
+}
+
 /// Refuses a kernel that capture can't work on, before anything is changed.
 fn check_kernel() -> Result<(), KernelError> {
     let kernel = KernelReport::of_features();
@@ -226,35 +266,6 @@ async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
         ticks.tick().await;
         pods.sweep().await;
         kubelet.follow();
-    }
-}
-
-fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        (path == "/healthz/ready").then(|| match &readiness.missing()[..] {
-            [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
-            missing => Answer::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready:\n{}\n", missing.join("\n")),
-            ),
-        })
-    }
-}
-
-fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        matches!(path, "/metrics" | "/stats/prometheus").then(|| {
-            let mut body = String::new();
-            match prometheus_client::encoding::text::encode(&mut body, &registry) {
-                Ok(()) => Answer {
-                    status: StatusCode::OK,
-                    // Prometheus 3 takes no answer whose format it isn't told.
-                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body,
-                },
-                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        })
     }
 }
 

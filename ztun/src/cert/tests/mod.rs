@@ -1,13 +1,18 @@
 //! The certificates' tests, and what they share: roots, odd certificates, a CA with moods.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ca_faults;
 mod connect;
 mod embedded;
+mod fake_ca;
 mod fips;
+mod given;
+mod grpc;
 mod handshake;
 mod inspect;
 mod issuing;
 mod key_exchange;
+mod log;
 mod manager;
 mod negotiation;
 
@@ -86,7 +91,7 @@ impl TestRoot {
     }
 
     fn root(&self) -> Root {
-        Root::new(self.key_copy(), self.pem.clone(), trust_domain()).unwrap()
+        Root::new(self.key_copy(), &self.pem, trust_domain()).unwrap()
     }
 
     fn store(&self) -> Arc<RootCertStore> {
@@ -181,7 +186,11 @@ impl Clock for TestClock {
 enum Mood {
     Signs,
     Fails,
+    Refuses,
     Hangs,
+    Slow(Duration),
+    SaysGarbage,
+    SignsWithAnotherRoot,
     SignsFor(Identity),
     SignsAnotherKey,
     SignsAsOf(OffsetDateTime),
@@ -228,7 +237,26 @@ impl TestCa {
                 ca: self.to_string(),
                 reason: "connection refused".into(),
             }),
+            Mood::Refuses => Err(CaError::Refused {
+                identity: request.identity.clone(),
+                reason: "no such pod here".into(),
+            }),
             Mood::Hangs => std::future::pending().await,
+            Mood::Slow(time) => {
+                tokio::time::sleep(time).await;
+                sign(csr, self.clock.now())
+            }
+            Mood::SaysGarbage => IssuedChain::from_pem(&["garbage", "more of it"]),
+            Mood::SignsWithAnotherRoot => {
+                let roots = TestRoot::new()
+                    .root()
+                    .sign(&request.identity, csr, DAY, now)?
+                    .roots;
+                Ok(IssuedChain {
+                    roots,
+                    ..sign(csr, now)?
+                })
+            }
             Mood::SignsFor(other) => {
                 let key = CertificateSigningRequestParams::from_der(csr).unwrap();
                 let leaf = self
