@@ -286,7 +286,7 @@ fn meant_service(
     let snapshot = proxy.mesh.snapshot();
     let service = snapshot.service(&ServiceKey::new(namespace, name))?;
     let workload = snapshot.workload_by_pod(&pod.pod.name)?;
-    let is_behind = service.endpoints.contains_key(&workload.uid);
+    let is_behind = service.endpoints.get(&workload.uid).is_some();
     (is_behind && *service.hostname == *host).then(|| Arc::clone(service))
 }
 
