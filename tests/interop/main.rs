@@ -2,3 +2,4 @@
 
 mod cni;
 mod kernel_state;
+mod openssl;

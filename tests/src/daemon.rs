@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -116,10 +116,12 @@ impl Daemon {
 
     /// Waits for the daemon to end by itself; answers whether it did so without an error.
     pub async fn ended(&mut self) -> Result<bool> {
-        let status = timeout(EXIT_TIMEOUT, self.process.wait())
-            .await
-            .context("the daemon does not end")??;
-        Ok(status.success())
+        Ok(self.exit_status().await?.success())
+    }
+
+    pub async fn exit_status(&mut self) -> Result<ExitStatus> {
+        let status = timeout(EXIT_TIMEOUT, self.process.wait()).await;
+        Ok(status.context("the daemon does not end")??)
     }
 
     fn log(&self) -> String {

@@ -18,8 +18,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{
     api::{
-        EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, TlsCheckRequest,
-        UnenrolRequest, UnenrolResponse,
+        CertificateChain, EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody,
+        TlsCheckRequest, UnenrolRequest, UnenrolResponse,
     },
     membership::Membership,
     pods::{PodError, Pods},
@@ -124,6 +124,10 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
         (&Method::POST, "/v1/pods") => enrol(request, api).await,
         (&Method::DELETE, "/v1/pods") => unenrol(request, api).await,
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
+        (&Method::GET, "/v1/certificates") => {
+            Ok(json(StatusCode::OK, &api.status.certificates.details()))
+        }
+        (&Method::POST, "/v1/certificates/verify") => verify_certificate(request, api).await,
         (&Method::GET, "/v1/config") => Ok(json(StatusCode::OK, &api.config)),
         (&Method::GET, "/v1/mesh") => Ok(json(StatusCode::OK, &*api.status.mesh.snapshot())),
         (&Method::POST, "/v1/tls-check") => tls_check(request, api).await,
@@ -160,6 +164,17 @@ async fn unenrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<
         UnenrolResponse::NotEnrolled
     };
     Ok(json(StatusCode::OK, &response))
+}
+
+async fn verify_certificate(
+    request: Request<Incoming>,
+    api: &Api,
+) -> Result<Response<Full<Bytes>>, Failure> {
+    let CertificateChain { pem } = body(request).await?;
+    let judged = api.status.certificates.judge(&pem);
+    let judgement = judged
+        .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    Ok(json(StatusCode::OK, &judgement))
 }
 
 async fn tls_check(
