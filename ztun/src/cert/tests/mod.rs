@@ -3,6 +3,7 @@
 
 mod connect;
 mod embedded;
+mod given;
 mod handshake;
 mod issuing;
 mod manager;
