@@ -4,6 +4,7 @@ mod ca_input;
 mod ca_storage;
 mod configuration;
 mod daemon;
+mod enrolment;
 mod hanging;
 mod mesh_directory;
 mod peers;

@@ -35,7 +35,7 @@ use tonic::{
     transport::{Endpoint, Uri},
 };
 use ztun::{
-    cert::{key::WorkloadKey, tls},
+    cert::{KeyExchange, key::WorkloadKey},
     mesh::Identity,
     proto::ca::{
         IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
@@ -295,7 +295,7 @@ fn trusting(root: &str) -> Result<ClientConfig> {
     for root in CertificateDer::pem_slice_iter(root.as_bytes()) {
         roots.add(root?)?;
     }
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
+    let mut config = ClientConfig::builder_with_provider(KeyExchange::default().provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();

@@ -25,6 +25,8 @@ pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
+pub mod eager;
+pub mod effort;
 mod fabric;
 pub mod far;
 pub mod hanging;

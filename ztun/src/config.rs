@@ -18,6 +18,7 @@ pub use self::{
     sources::{ConfigFlags, ConfigSources},
 };
 use crate::{
+    cert::{CaAddress, KeyExchange},
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -41,6 +42,7 @@ pub struct Config {
     pub mesh_directory: PathBuf,
     /// The embedded CA's root, shared by the nodes that are to trust each other.
     pub ca_directory: PathBuf,
+    pub ca: Ca,
     pub state_directory: PathBuf,
     /// For `ztun enrol`, `ztun status` and the CNI plugin.
     pub socket: PathBuf,
@@ -51,16 +53,33 @@ pub struct Config {
     pub kubelet_cgroup: Kubelet,
     pub readiness_address: SocketAddr,
     pub metrics_address: SocketAddr,
+    /// On loopback, for whoever is on the node; `None` is nowhere.
+    #[serde(serialize_with = "value::admin_address_text")]
+    pub admin_address: Option<SocketAddr>,
     /// Threads that carry traffic; by default one for each core.
     pub data_threads: NonZeroUsize,
     pub same_node: SameNode,
     #[serde(with = "value::duration")]
     pub certificate_lifetime: Duration,
+    pub tls: Tls,
     pub log_format: LogFormat,
     /// Such as `info` or `info,ztun::proxy=debug`.
     pub log_filter: String,
     pub timeouts: Timeouts,
     pub limits: Limits,
+}
+
+/// A CA over the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ca {
+    /// Nothing: the embedded CA in `caDirectory` is used.
+    #[serde(serialize_with = "value::ca_address_text")]
+    pub address: Option<CaAddress>,
+    /// PEM: what the CA's own certificate is verified by.
+    pub root_file: PathBuf,
+    /// The service-account token by which the CA knows this node.
+    pub token_file: PathBuf,
 }
 
 /// How connections between pods of one node are carried. Policy is the same for both.
@@ -78,6 +97,12 @@ pub enum SameNode {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    pub key_exchange: KeyExchange,
 }
 
 /// How long each stage may take.
@@ -132,10 +157,13 @@ impl Config {
         );
         let config = Self::read(&mut read, state_directory, &hostname, &cores, &ca_directory);
         if let Some(config) = &config {
-            read.check_addresses(&[
+            let admin = config.admin_address.map(|admin| ("adminAddress", admin));
+            let addresses = [
                 ("readinessAddress", config.readiness_address),
                 ("metricsAddress", config.metrics_address),
-            ]);
+            ];
+            let addresses: Vec<_> = addresses.into_iter().chain(admin).collect();
+            read.check_addresses(&addresses);
         }
         let errors = read.finish();
         match config {
@@ -178,14 +206,21 @@ impl Config {
         let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
         let mesh_directory = read.setting("meshDirectory", "/etc/ztun/mesh", value::path);
         let ca_directory = read.setting("caDirectory", ca_directory, value::path);
+        let ca = Ca::read(read);
         let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
         let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
         let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
         let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
+        let admin_address = read.setting("adminAddress", "127.0.0.1:15000", value::admin_address);
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
+        let key_exchange = read.setting(
+            "tls.keyExchange",
+            KeyExchange::default().as_str(),
+            value::key_exchange,
+        );
         let log_format = read.setting("logFormat", "text", value::log_format);
         let log_filter = read.setting("logFilter", "info", value::log_filter);
         let timeouts = Timeouts::read(read);
@@ -198,19 +233,39 @@ impl Config {
             root_namespace: root_namespace?,
             mesh_directory: mesh_directory?,
             ca_directory: ca_directory?,
+            ca: ca?,
             state_directory: state_directory?,
             socket: socket?,
             bpf_directory: bpf_directory?,
             kubelet_cgroup: kubelet_cgroup?,
             readiness_address: readiness_address?,
             metrics_address: metrics_address?,
+            admin_address: admin_address?,
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
+            tls: Tls {
+                key_exchange: key_exchange?,
+            },
             log_format: log_format?,
             log_filter: log_filter?,
             timeouts: timeouts?,
             limits: limits?,
+        })
+    }
+}
+
+impl Ca {
+    fn read(read: &mut Reader) -> Option<Self> {
+        let root = "/var/run/secrets/istio/root-cert.pem";
+        let token = "/var/run/secrets/tokens/istio-token";
+        let address = read.setting("ca.address", "", value::ca_address);
+        let root_file = read.setting("ca.rootFile", root, value::path);
+        let token_file = read.setting("ca.tokenFile", token, value::path);
+        Some(Self {
+            address: address?,
+            root_file: root_file?,
+            token_file: token_file?,
         })
     }
 }

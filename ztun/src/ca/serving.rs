@@ -19,7 +19,9 @@ use rustls::{
 use time::OffsetDateTime;
 use zeroize::Zeroize as _;
 
-use crate::cert::{IssuedChain, clock::rfc3339, root::Root, rotation::rotate_after, tls};
+use crate::cert::{
+    IssuedChain, KeyExchange, clock::rfc3339, root::Root, rotation::rotate_after, tls,
+};
 
 const LIFETIME: Duration = Duration::from_hours(24);
 
@@ -82,7 +84,7 @@ impl ServingCertificate {
 
     /// TLS as nodes speak it to a CA: only the server has a certificate, nodes have tokens.
     pub fn tls(self: Arc<Self>) -> Result<ServerConfig, ServingError> {
-        let mut config = ServerConfig::builder_with_provider(tls::provider())
+        let mut config = ServerConfig::builder_with_provider(KeyExchange::default().provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| ServingError(error.to_string()))?
             .with_no_client_auth()

@@ -1,6 +1,6 @@
 //! What the manager asks of a certificate authority, and what it gets back.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use futures_util::future::BoxFuture;
 use rcgen::CertificateSigningRequest;
@@ -46,6 +46,21 @@ pub enum CaError {
         "{ca} can't be used: {reason}; check that it runs and that this node may ask it for certificates"
     )]
     Unavailable { ca: String, reason: String },
+    #[error("{ca} can't be asked: {reason}")]
+    NotConfigured { ca: String, reason: String },
+    #[error(
+        "{ca} is not trusted: {reason}; {} (ca.rootFile) must hold the root of the CA's own certificate, which must be for the name in ca.address",
+        root_file.display()
+    )]
+    Untrusted {
+        ca: String,
+        root_file: PathBuf,
+        reason: String,
+    },
+    #[error(
+        "{ca} does not accept this node's token: {reason}; check that it is of this cluster, for the CA's audience, and not expired"
+    )]
+    Unauthenticated { ca: String, reason: String },
     #[error(
         "{ca} has not answered within {waited:?}; check that it is reachable and not overloaded"
     )]
@@ -56,6 +71,38 @@ pub enum CaError {
     Malformed(String),
     #[error("no key pair for {identity}: {reason}")]
     Key { identity: Identity, reason: String },
+}
+
+impl CaError {
+    /// For metrics and logs; see docs/telemetry.md.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::Unavailable { .. } => "unavailable",
+            Self::NotConfigured { .. } => "not-configured",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::Timeout { .. } => "timeout",
+            Self::Unusable { .. } => "unusable",
+            Self::Malformed(_) => "malformed",
+            Self::Key { .. } => "key",
+        }
+    }
+
+    /// Whether any other identity's request would have failed as well.
+    pub(super) fn is_of_every_identity(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::NotConfigured { .. }
+            | Self::Untrusted { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Timeout { .. } => true,
+            Self::Refused { .. }
+            | Self::Unusable { .. }
+            | Self::Malformed(_)
+            | Self::Key { .. } => false,
+        }
+    }
 }
 
 impl IssuedChain {

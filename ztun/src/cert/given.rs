@@ -9,7 +9,7 @@ use std::{
 use rcgen::KeyPair;
 
 use super::{
-    EmbeddedCaError, IssuedChain, WorkloadCertificate,
+    EmbeddedCaError, IssuedChain, KeyExchange, WorkloadCertificate,
     clock::{Clock, SystemClock},
     embedded::key_error,
     key::WorkloadKey,
@@ -66,7 +66,7 @@ impl Root {
         let issued = issued.map_err(|e| text(&e))?;
         let chain = IssuedChain::from_pem(&issued.elements).map_err(|e| text(&e))?;
         let trusted = Arc::new([trust_domain.clone()]);
-        WorkloadCertificate::new(nobody, &key, chain, trusted, now)
+        WorkloadCertificate::new(nobody, &key, chain, trusted, KeyExchange::default(), now)
             .map(drop)
             .map_err(|e| text(&e))
     }

@@ -8,25 +8,26 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, Semaphore, watch},
-    task::AbortHandle,
-};
+use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
-    CertificateAuthority, WorkloadCertificate,
+    CertificateAuthority, KeyExchange, WorkloadCertificate,
     clock::{Clock, rfc3339},
-    keeper::{Keeper, Shared, State},
+    failures::FailureLog,
+    keeper::{Keeper, Phase, Shared, State},
+    metrics::RequestMetrics,
+    requests::{Requests, Waiting, Waits},
 };
-use crate::mesh::{Identity, TrustDomain};
-
-const REQUESTS_IN_FLIGHT: usize = 16;
+use crate::{
+    mesh::{Identity, TrustDomain},
+    observe::rate_limit::RateLimit,
+};
 
 #[derive(Clone, Debug)]
 pub struct CertificateSettings {
     /// Clients of these are let in; which of their identities may enter is policy's business.
     pub trust_domains: Arc<[TrustDomain]>,
+    pub key_exchange: KeyExchange,
     /// Asked of the CA.
     pub lifetime: Duration,
     /// How long [`CertificateManager::certificate`] waits.
@@ -54,14 +55,14 @@ pub struct CertificateStatus {
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CertificateError {
-    #[error("no certificate for {identity} after {waited:?}: {cause}")]
+    #[error("no certificate for {identity} after {waited:?} of waiting for {cause}")]
     NotReady {
         identity: Identity,
         waited: Duration,
         cause: String,
     },
     #[error(
-        "the certificate of {identity} expired at {} and no new one came within {waited:?}: {cause}",
+        "the certificate of {identity} expired at {} and no new one came within {waited:?} of waiting for {cause}",
         rfc3339(*at)
     )]
     Expired {
@@ -86,7 +87,7 @@ pub struct CertificateManager {
 struct Kept {
     holders: usize,
     state: watch::Receiver<State>,
-    overdue: Arc<Notify>,
+    waiting: Arc<Waiting>,
     keeper: AbortHandle,
 }
 
@@ -95,6 +96,7 @@ impl CertificateSettings {
     pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
         Self {
             trust_domains: trust_domains.into(),
+            key_exchange: KeyExchange::default(),
             lifetime: Duration::from_hours(24),
             wait: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
@@ -115,7 +117,9 @@ impl CertificateManager {
                 settings,
                 clock,
                 changes: watch::Sender::new(()),
-                requests: Semaphore::new(REQUESTS_IN_FLIGHT),
+                requests: Requests::default(),
+                metrics: RequestMetrics::default(),
+                failures: FailureLog::default(),
             }),
             kept: Mutex::default(),
             runtime: Handle::current(),
@@ -123,6 +127,9 @@ impl CertificateManager {
     }
 
     /// The current certificate of `identity`, waited for (bounded) if it is not there yet.
+    ///
+    /// Who waits comes first: the identity's request overtakes those that nobody waits for, and a
+    /// pause after failures ends early (see [`super::rotation::BACKOFF_WAITED_FOR`]).
     pub async fn certificate(
         &self,
         identity: &Identity,
@@ -130,15 +137,15 @@ impl CertificateManager {
         let not_retained = || CertificateError::NotRetained {
             identity: identity.clone(),
         };
-        let (mut state, overdue) = {
+        let (mut state, waiting) = {
             let kept = self.kept();
             let kept = kept.get(identity).ok_or_else(not_retained)?;
             if let Some(certificate) = self.valid(&kept.state.borrow()) {
                 return Ok(certificate);
             }
-            (kept.state.clone(), Arc::clone(&kept.overdue))
+            (kept.state.clone(), Arc::clone(&kept.waiting))
         };
-        overdue.notify_one();
+        let _waits = Waits::on(&waiting);
         let renewed = async {
             let state = state.wait_for(|state| self.valid(state).is_some()).await;
             state.map(|state| state.certificate.clone())
@@ -191,19 +198,44 @@ impl CertificateManager {
         self.shared.changes.subscribe()
     }
 
+    pub(super) fn request_metrics(&self) -> &RequestMetrics {
+        &self.shared.metrics
+    }
+
+    pub(super) fn phases(&self) -> Vec<Phase> {
+        let now = self.shared.clock.now();
+        let kept = self.kept();
+        kept.values()
+            .map(|kept| kept.state.borrow().phase_at(now))
+            .collect()
+    }
+
+    /// Negative once a certificate has expired; `None` while there is none.
+    pub(super) fn soonest_expiry(&self) -> Option<time::Duration> {
+        let kept = self.kept();
+        let expiries = kept.values().filter_map(|kept| {
+            let state = kept.state.borrow();
+            state.certificate.as_ref().map(|it| it.not_after)
+        });
+        expiries
+            .min()
+            .map(|soonest| soonest - self.shared.clock.now())
+    }
+
     fn keep(&self, identity: &Identity) -> Kept {
         let (sender, state) = watch::channel(State::default());
-        let overdue = Arc::new(Notify::new());
+        let waiting = Arc::new(Waiting::new(0));
         let keeper = Keeper {
             identity: identity.clone(),
             shared: Arc::clone(&self.shared),
             state: sender,
-            overdue: Arc::clone(&overdue),
+            waiting: Arc::clone(&waiting),
+            log_limit: RateLimit::default(),
         };
         Kept {
             holders: 1,
             state,
-            overdue,
+            waiting,
             keeper: self.runtime.spawn(keeper.run()).abort_handle(),
         }
     }
@@ -215,9 +247,9 @@ impl CertificateManager {
     fn too_late(&self, identity: &Identity, state: &State) -> CertificateError {
         let identity = identity.clone();
         let waited = self.shared.settings.wait;
-        let cause = match &state.error {
-            Some(error) => error.to_string(),
-            None => format!("{} has not answered yet", self.shared.ca),
+        let cause = match &state.failures {
+            Some(failures) => format!("{}: {failures}", self.shared.ca),
+            None => format!("{}, which has not answered yet", self.shared.ca),
         };
         match &state.certificate {
             Some(certificate) => CertificateError::Expired {
@@ -255,6 +287,6 @@ fn status(identity: &Identity, state: &State) -> CertificateStatus {
         not_before: certificate.map(|c| c.not_before),
         not_after: certificate.map(|c| c.not_after),
         rotates_at: state.rotates_at,
-        error: state.error.as_ref().map(ToString::to_string),
+        error: state.failures.as_ref().map(|it| it.last.to_string()),
     }
 }

@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 pub const BACKOFF_LAST: Duration = Duration::from_secs(150);
 
+/// After this time a pause ends for a connection that waits. It waits a few times as long, so that
+/// it is one of the first to know that the CA is back; yet what pods do can't make a node ask more often.
+pub const BACKOFF_WAITED_FOR: Duration = Duration::from_secs(2);
+
 /// How far from half life a rotation may fall, so that certificates issued together don't rotate together.
 const SPREAD: f64 = 0.1;
 
@@ -16,6 +20,12 @@ const SPREAD: f64 = 0.1;
 /// half of the whole may already be over.
 pub fn rotate_after(remaining: Duration, random: f64) -> Duration {
     remaining.mul_f64(0.5 * (1.0 + SPREAD * (2.0 * random - 1.0)))
+}
+
+/// How long a certificate that is valid for another `remaining` may go without being replaced
+/// before that is alarming: two thirds, when a few attempts have failed since half life.
+pub fn warn_after(remaining: Duration) -> Duration {
+    remaining / 3 * 2
 }
 
 /// The pause after `failures` attempts failed in a row (at least one): doubling from
@@ -60,6 +70,14 @@ mod tests {
             let remaining = f64::from(seconds);
             let after = rotate_after(Duration::from_secs(seconds.into()), random).as_secs_f64();
             prop_assert!(after >= remaining * 0.449_999 && after <= remaining * 0.550_001);
+        }
+
+        #[test]
+        fn rotation_is_tried_well_before_it_is_alarming(seconds in 60_u32..400_000_000, random in 0.0..1.0_f64) {
+            let remaining = Duration::from_secs(seconds.into());
+            let ample = remaining / 10;
+            prop_assert!(rotate_after(remaining, random) + ample < warn_after(remaining));
+            prop_assert!(warn_after(remaining) + ample < remaining);
         }
 
         #[test]

@@ -37,6 +37,9 @@ pub struct ConfigFlags {
     /// Directory of Kubernetes YAML that describes the mesh [default: /etc/ztun/mesh]
     #[arg(long, value_name = "DIRECTORY")]
     pub mesh_directory: Option<String>,
+    /// CA to ask for certificates, https://HOST:PORT [default: the embedded CA]
+    #[arg(long, value_name = "URL")]
+    pub ca_address: Option<String>,
     /// Directory of the embedded CA's root [default: ca in the state directory]
     #[arg(long, value_name = "DIRECTORY")]
     pub ca_directory: Option<String>,
@@ -220,6 +223,7 @@ impl Reader {
             ("nodeName", "--node-name", flags.node_name),
             ("trustDomain", "--trust-domain", flags.trust_domain),
             ("meshDirectory", "--mesh-directory", flags.mesh_directory),
+            ("ca.address", "--ca-address", flags.ca_address),
             ("caDirectory", "--ca-directory", flags.ca_directory),
             ("stateDirectory", "--state-directory", flags.state_directory),
             ("socket", "--socket", flags.socket),

@@ -39,6 +39,7 @@ fn defaults_need_nothing_but_a_host() {
     assert_eq!(config.ca_directory, PathBuf::from("/var/lib/ztun/ca"));
     assert_eq!(config.timeouts.connect_response, Duration::from_secs(30));
     assert_eq!(config.same_node, SameNode::Direct);
+    assert_eq!(config.tls.key_exchange, KeyExchange::HybridPreferred);
 }
 
 #[test]
@@ -91,9 +92,29 @@ fn the_ca_directory_moves_with_the_state_directory() {
 }
 
 #[test]
+fn the_ca_is_the_embedded_one_unless_it_has_an_address() {
+    let config = Config::load(sources()).unwrap();
+    assert_eq!(config.ca.address, None);
+    let address = "https://istiod.istio-system.svc:15012";
+    let config = Config::load(with_environment(&[("ZTUN_CA_ADDRESS", address)])).unwrap();
+    assert_eq!(config.ca.address.unwrap().to_string(), address);
+}
+
+#[test]
+fn a_ca_without_tls_is_an_error() {
+    let errors = errors(with_file("ca: {address: \"http://istiod:15010\"}\n"));
+    assert_eq!(
+        errors,
+        [
+            "ca.address is `http://istiod:15010` (/etc/ztun.yaml:ca.address): expected nothing, for the embedded CA, or https://HOST:PORT, such as https://istiod.istio-system.svc:15012"
+        ]
+    );
+}
+
+#[test]
 fn all_errors_are_told_at_once_with_key_source_and_what_is_allowed() {
     let mut sources = with_file(
-        "sameNode: both\ntimeouts: {drain: 30}\nmetricsAdress: x\nlimits: {connections: 0}\n",
+        "sameNode: both\ntls: {keyExchange: quantum}\ntimeouts: {drain: 30}\nmetricsAdress: x\nlimits: {connections: 0}\n",
     );
     sources.environment =
         with_environment(&[("ZTUN_LOG_FORMAT", "xml"), ("ZTUN_NODENAME", "x")]).environment;
@@ -111,6 +132,7 @@ fn all_errors_are_told_at_once_with_key_source_and_what_is_allowed() {
         "meshDirectory is `relative` (--mesh-directory): expected an absolute path",
         "sameNode is `both` (/etc/ztun.yaml:sameNode): expected `direct` or `tunnel`",
         "timeouts.drain is `30` (/etc/ztun.yaml:timeouts.drain): expected a time longer than 0 with its unit, such as 500ms, 10s, 5m or 24h",
+        "tls.keyExchange is `quantum` (/etc/ztun.yaml:tls.keyExchange): expected `hybrid-preferred`, `hybrid-only` or `classical`",
     ];
     assert_eq!(errors, expected);
 }
@@ -159,9 +181,34 @@ fn two_servers_on_one_address_are_an_error() {
 }
 
 #[test]
+fn the_admin_address_is_on_loopback_or_nowhere() {
+    let admin = |value: &str| {
+        Config::load(with_file(&format!("adminAddress: \"{value}\"\n")))
+            .map(|config| config.admin_address)
+    };
+    let default = Config::load(sources()).unwrap().admin_address;
+    assert_eq!(default, Some("127.0.0.1:15000".parse().unwrap()));
+    assert_eq!(admin("none"), Ok(None));
+    assert_eq!(admin("[::1]:1"), Ok(Some("[::1]:1".parse().unwrap())));
+    for value in [
+        "0.0.0.0:15000",
+        "[::]:15000",
+        "192.0.2.1:15000",
+        "15000",
+        "off",
+    ] {
+        let errors = admin(value).unwrap_err().0;
+        let expected = format!(
+            "adminAddress is `{value}` (/etc/ztun.yaml:adminAddress): expected `none` or an address and port on loopback, such as 127.0.0.1:15000"
+        );
+        assert_eq!(errors, [expected]);
+    }
+}
+
+#[test]
 fn the_effective_configuration_is_printed_in_the_form_that_is_read() {
     let config = Config::load(with_file(
-        "timeouts: {drain: 90s}\nlimits: {connections: 7}\n",
+        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\nca: {address: \"https://ca:15012\"}\ntls: {keyExchange: hybrid-only}\n",
     ))
     .unwrap();
     let printed = serde_norway::to_string(&config).unwrap();

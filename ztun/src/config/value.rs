@@ -12,7 +12,11 @@ use serde::Serializer;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, SameNode};
-use crate::{mesh::TrustDomain, redirect::Kubelet};
+use crate::{
+    cert::{CaAddress, KeyExchange},
+    mesh::TrustDomain,
+    redirect::Kubelet,
+};
 
 /// What a value should have been, to follow `expected`.
 pub(super) type Expected = String;
@@ -50,10 +54,56 @@ pub(super) fn path(value: &str) -> Result<PathBuf, Expected> {
     }
 }
 
+/// Nothing stands for the embedded CA.
+pub(super) fn ca_address(value: &str) -> Result<Option<CaAddress>, Expected> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    value.parse().map(Some).map_err(|_| {
+        "nothing, for the embedded CA, or https://HOST:PORT, such as https://istiod.istio-system.svc:15012".to_owned()
+    })
+}
+
+/// As [`ca_address`] reads it.
+// Serde's signature.
+#[allow(clippy::ref_option)]
+pub(super) fn ca_address_text<S: Serializer>(
+    address: &Option<CaAddress>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str(""),
+    }
+}
+
 pub(super) fn address(value: &str) -> Result<SocketAddr, Expected> {
     value
         .parse()
         .map_err(|_| "an address and port, such as 127.0.0.1:15000 or [::]:15021".to_owned())
+}
+
+pub(super) fn admin_address(value: &str) -> Result<Option<SocketAddr>, Expected> {
+    if value == "none" {
+        return Ok(None);
+    }
+    let expected =
+        || "`none` or an address and port on loopback, such as 127.0.0.1:15000".to_owned();
+    let address: SocketAddr = value.parse().map_err(|_| expected())?;
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    is_loopback.then_some(Some(address)).ok_or_else(expected)
+}
+
+/// As [`admin_address`] reads it.
+#[allow(clippy::ref_option)] // Serde's signature.
+pub(super) fn admin_address_text<S: Serializer>(
+    address: &Option<SocketAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        None => serializer.serialize_str("none"),
+        Some(address) => serializer.collect_str(address),
+    }
 }
 
 pub(super) fn count(value: &str) -> Result<NonZeroUsize, Expected> {
@@ -68,6 +118,12 @@ pub(super) fn same_node(value: &str) -> Result<SameNode, Expected> {
         "tunnel" => Ok(SameNode::Tunnel),
         _ => Err("`direct` or `tunnel`".to_owned()),
     }
+}
+
+pub(super) fn key_exchange(value: &str) -> Result<KeyExchange, Expected> {
+    value
+        .parse()
+        .map_err(|()| "`hybrid-preferred`, `hybrid-only` or `classical`".to_owned())
 }
 
 pub(super) fn kubelet(value: &str) -> Result<Kubelet, Expected> {

@@ -1,10 +1,13 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
 mod addresses;
+mod admin;
 pub mod api;
 pub mod kubelet;
 mod membership;
 mod pods;
+mod prefetch;
+pub mod privileges;
 mod readiness;
 mod records;
 mod server;
@@ -26,11 +29,21 @@ use tokio::{
 };
 
 use self::{
-    kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
-    records::Records, server::Api, server::ApiServer, status::StatusReporter,
+    kubelet::KubeletProbes,
+    membership::Membership,
+    pods::{Pods, run_blocking},
+    privileges::Privileges,
+    readiness::Readiness,
+    records::Records,
+    server::Api,
+    server::ApiServer,
+    status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    cert::{
+        self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
+        GrpcCaSettings, clock::SystemClock, fips,
+    },
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics, http},
@@ -47,7 +60,8 @@ const SWEEP: Duration = Duration::from_secs(2);
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
+pub fn run(config: Config, privileges: Privileges, log: LogFilter) -> anyhow::Result<()> {
+    privileges.log();
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -58,13 +72,20 @@ pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
+    let node = node(config, privileges, log, data.handle().clone());
+    let result = LocalSet::new().block_on(&control, node);
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(
+    config: Config,
+    privileges: Privileges,
+    log: LogFilter,
+    data: runtime::Handle,
+) -> anyhow::Result<()> {
+    fips::require(config.tls.key_exchange)?;
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -72,25 +93,15 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let api_server = ApiServer::bind(&config.socket)?;
     let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let admin_listener = match config.admin_address {
+        Some(address) => Some(http::listen(address, "admin").await?),
+        None => None,
+    };
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
-    let kubelet = Arc::new(KubeletProbes::start(
-        redirect.clone(),
-        config.kubelet_cgroup.clone(),
-    ));
-
     let mesh = Mesh::empty();
-    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
-    let certificates = Arc::new(CertificateManager::new(
-        Arc::new(ca),
-        CertificateSettings {
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            ..CertificateSettings::new([config.trust_domain.clone()])
-        },
-        Arc::new(SystemClock),
-    ));
+    let certificates = Arc::new(certificates(&config)?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -108,10 +119,11 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
     telemetry::register(&mut registry, pods.clone());
     source::register_metrics(&mut registry, source.clone());
+    cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -131,9 +143,18 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     ));
 
     pods.restore().await?;
+    // Until now an earlier daemon's program does it.
+    let cgroup = config.kubelet_cgroup.clone();
+    let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
+    let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
+    tokio::task::spawn_local(prefetch::follow(
+        config.node_name.clone(),
+        mesh.clone(),
+        certificates.clone(),
+    ));
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -144,6 +165,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         source,
         readiness: readiness.clone(),
         kubelet,
+        privileges,
     };
     let api = Arc::new(Api {
         pods: pods.clone(),
@@ -152,6 +174,10 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         config: config.clone(),
         log,
     });
+    if let Some(listener) = admin_listener {
+        let handler = admin::handler(api.clone());
+        tokio::task::spawn_local(http::serve(listener, Arc::new(handler)));
+    }
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
@@ -185,6 +211,32 @@ async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interr
         _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
     }
+}
+
+fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
+    let settings = CertificateSettings {
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        key_exchange: config.tls.key_exchange,
+        ..CertificateSettings::new([config.trust_domain.clone()])
+    };
+    let ca = certificate_authority(config)?;
+    Ok(CertificateManager::new(ca, settings, Arc::new(SystemClock)))
+}
+
+fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
+    let Some(address) = config.ca.address.clone() else {
+        let trust_domain = config.trust_domain.clone();
+        let ca = EmbeddedCa::open(&config.ca_directory, trust_domain)?;
+        return Ok(Arc::new(ca));
+    };
+    let ca = GrpcCa::new(GrpcCaSettings {
+        address,
+        root_file: config.ca.root_file.clone(),
+        token_file: config.ca.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+    })?;
+    Ok(Arc::new(ca))
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.

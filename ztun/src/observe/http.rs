@@ -1,4 +1,4 @@
-//! The TCP endpoints of a daemon: `/healthz/ready` and `/metrics`.
+//! The TCP endpoints of a daemon: readiness, metrics, and what else it serves.
 
 use std::{
     convert::Infallible,
@@ -9,15 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-/// Answers GET requests for one path after another.
-pub type Handler = dyn Fn(&str) -> Option<Answer>;
+/// Answers one request after another by their heads; `None` is "not found".
+pub type Handler = dyn Fn(&Parts) -> Option<Answer>;
 
 #[derive(Debug)]
 pub struct Answer {
@@ -66,9 +66,9 @@ pub async fn listen(
 }
 
 /// `/healthz/ready`: ready when nothing is missing.
-pub fn readiness(missing: impl Fn() -> Vec<String>) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        (path == "/healthz/ready").then(|| match &missing()[..] {
+pub fn readiness(missing: impl Fn() -> Vec<String>) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        (request.uri.path() == "/healthz/ready").then(|| match &missing()[..] {
             [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
             missing => Answer::text(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -78,9 +78,9 @@ pub fn readiness(missing: impl Fn() -> Vec<String>) -> impl Fn(&str) -> Option<A
     }
 }
 
-pub fn metrics(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        matches!(path, "/metrics" | "/stats/prometheus").then(|| {
+pub fn metrics(registry: Registry) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| {
             let mut body = String::new();
             match prometheus_client::encoding::text::encode(&mut body, &registry) {
                 Ok(()) => Answer {
@@ -108,7 +108,8 @@ pub async fn serve(listener: TcpListener, handler: Arc<Handler>) {
         };
         let handler = handler.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = handler(request.uri().path())
+            let (head, _) = request.into_parts();
+            let answer = handler(&head)
                 .unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, "not found\n".to_owned()));
             let mut response = Response::new(Full::new(Bytes::from(answer.body)));
             *response.status_mut() = answer.status;

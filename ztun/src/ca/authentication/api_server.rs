@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    cert::{describe_tls_error, tls},
+    cert::{KeyExchange, describe_tls_error},
     config::TokenReviewSettings,
 };
 
@@ -132,7 +132,7 @@ impl ApiServer {
         if roots.is_empty() {
             return Err(unusable("it is empty".into()));
         }
-        let config = ClientConfig::builder_with_provider(tls::provider())
+        let config = ClientConfig::builder_with_provider(KeyExchange::default().provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| unusable(error.to_string()))?
             .with_root_certificates(roots)

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::{cert::tls, config::TokenReviewSettings};
+use crate::{cert::KeyExchange, config::TokenReviewSettings};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -165,7 +165,7 @@ impl FakeApiServer {
         fs::write(directory.path().join("ca.crt"), certificate.pem()).unwrap();
         fs::write(directory.path().join("token"), "the-cas-own\n").unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(tls::provider())
+        let config = ServerConfig::builder_with_provider(KeyExchange::default().provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()

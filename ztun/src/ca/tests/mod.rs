@@ -51,9 +51,9 @@ use super::{
 };
 use crate::{
     cert::{
+        KeyExchange,
         clock::{Clock as _, SystemClock},
         key::WorkloadKey,
-        tls as mesh_tls,
     },
     config::{RateLimits, SignerSource},
     mesh::{Identity, Mesh, Snapshot, fixture},
@@ -197,7 +197,7 @@ impl Rig {
         roots
             .add(CertificateDer::from_pem_slice(root.bundle().as_bytes()).unwrap())
             .unwrap();
-        let mut config = ClientConfig::builder_with_provider(mesh_tls::provider())
+        let mut config = ClientConfig::builder_with_provider(KeyExchange::default().provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .with_root_certificates(roots)

@@ -4,56 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{DAY, Mood, TestCa, TestClock, connect::connect, identity, trust_domain};
-use crate::cert::{
-    CertificateError, CertificateManager, CertificateSettings, CertificateStatus, clock::Clock,
+use super::{
+    DAY, Mood,
+    connect::connect,
+    given::{given, pass},
+    identity,
 };
-
-const WAIT: Duration = Duration::from_secs(2);
-const LIFETIME: Duration = Duration::from_secs(200);
-
-struct Given {
-    clock: Arc<TestClock>,
-    ca: Arc<TestCa>,
-    manager: Arc<CertificateManager>,
-}
-
-/// A manager that keeps a certificate for `a`.
-fn given(mood: Mood) -> Given {
-    let clock = TestClock::new();
-    let ca = TestCa::new(&clock, mood);
-    let settings = CertificateSettings {
-        lifetime: LIFETIME,
-        wait: WAIT,
-        ..CertificateSettings::new([trust_domain()])
-    };
-    let manager = CertificateManager::new(Arc::clone(&ca) as _, settings, Arc::clone(&clock) as _);
-    manager.retain(&identity("a"));
-    Given {
-        clock,
-        ca,
-        manager: Arc::new(manager),
-    }
-}
-
-impl Given {
-    async fn error(&self) -> CertificateError {
-        self.manager.certificate(&identity("a")).await.unwrap_err()
-    }
-
-    async fn serial(&self) -> String {
-        let certificate = self.manager.certificate(&identity("a")).await.unwrap();
-        certificate.serial.clone()
-    }
-
-    fn status(&self) -> CertificateStatus {
-        self.manager.status().remove(0)
-    }
-}
-
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
+use crate::cert::{CertificateError, clock::Clock};
 
 #[tokio::test(start_paused = true)]
 async fn a_retained_identity_gets_a_certificate() {
@@ -110,120 +67,11 @@ async fn rotation_goes_on_and_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ca_that_fails_is_named_and_asked_again_until_it_recovers() {
-    let given = given(Mood::Fails);
-    let error = given.error().await.to_string();
-    assert!(
-        error.contains("no certificate for spiffe://cluster.local/ns/default/sa/a"),
-        "{error}"
-    );
-    assert!(
-        error.contains("the test CA can't be used: connection refused"),
-        "{error}"
-    );
-    assert!(given.status().error.unwrap().contains("connection refused"));
-
-    given.ca.becomes(Mood::Signs);
-    pass(10).await;
-    given.serial().await;
-    assert_eq!(given.status().error, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_failing_ca_is_asked_less_and_less_often() {
-    let given = given(Mood::Fails);
-    pass(60).await;
-    let first_minute = given.ca.requests();
-    assert!((5..=8).contains(&first_minute), "{first_minute}");
-    pass(3600).await;
-    let next_hour = given.ca.requests() - first_minute;
-    assert!((20..=45).contains(&next_hour), "{next_hour}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_ca_that_hangs_is_named_in_bounded_time() {
-    let given = given(Mood::Hangs);
-    let error = given.error().await.to_string();
-    assert!(
-        error.ends_with("after 2s: the test CA has not answered yet"),
-        "{error}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_that_hangs_is_given_up_and_made_again() {
-    let given = given(Mood::Hangs);
-    pass(10).await;
-    given.ca.becomes(Mood::Signs);
-    pass(2).await;
-    given.serial().await;
-    assert_eq!(given.ca.requests(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_last_valid_certificate_stays_in_force_while_the_ca_fails() {
-    let given = given(Mood::Signs);
-    let first = given.serial().await;
-    given.ca.becomes(Mood::Fails);
-    pass(190).await;
-    assert!(given.ca.requests() > 1);
-    assert_eq!(given.serial().await, first);
-    assert!(given.status().error.is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_expired_certificate_is_never_handed_out() {
-    let given = given(Mood::Signs);
-    given.serial().await;
-    let not_after = given.status().not_after.unwrap();
-    given.ca.becomes(Mood::Fails);
-    pass(201).await;
-    let error = given.error().await;
-    assert!(
-        matches!(&error, CertificateError::Expired { at, .. } if *at == not_after),
-        "{error}"
-    );
-    let text = error.to_string();
-    assert!(
-        text.contains("expired at") && text.contains("connection refused"),
-        "{text}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
 async fn after_the_host_slept_past_expiry_a_new_certificate_is_waited_for() {
     let given = given(Mood::Signs);
     let first = given.serial().await;
     given.clock.jump(DAY);
     assert_ne!(given.serial().await, first);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_for_another_identity_is_refused() {
-    let given = given(Mood::SignsFor(identity("b")));
-    let error = given.error().await.to_string();
-    assert!(
-        error.ends_with(
-            "is of spiffe://cluster.local/ns/default/sa/b, expected spiffe://cluster.local/ns/default/sa/a"
-        ),
-        "{error}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_for_another_key_is_refused() {
-    let given = given(Mood::SignsAnotherKey);
-    let error = given.error().await.to_string();
-    assert!(error.contains("another key"), "{error}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_that_has_expired_already_is_refused() {
-    let given = given(Mood::SignsAsOf(
-        time::OffsetDateTime::now_utc() - Duration::from_secs(1000),
-    ));
-    let error = given.error().await.to_string();
-    assert!(error.contains("expired"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

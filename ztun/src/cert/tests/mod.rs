@@ -1,13 +1,20 @@
 //! The certificates' tests, and what they share: roots, odd certificates, a CA with moods.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ca_faults;
 mod connect;
 mod embedded;
+mod fake_ca;
+mod fips;
 mod given;
+mod grpc;
 mod handshake;
 mod issuing;
+mod key_exchange;
+mod log;
 mod manager;
 mod negotiation;
+mod signer_files;
 
 use std::{
     fmt,
@@ -33,7 +40,8 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    CaError, CertificateAuthority, CertificateRequest, IssuedChain, WorkloadCertificate,
+    CaError, CertificateAuthority, CertificateRequest, IssuedChain, KeyExchange,
+    WorkloadCertificate,
     clock::Clock,
     key::WorkloadKey,
     root::{self, Root},
@@ -95,12 +103,16 @@ impl TestRoot {
     }
 
     fn certificate(&self, identity: &Identity) -> WorkloadCertificate {
+        self.certificate_for(identity, KeyExchange::default())
+    }
+
+    fn certificate_for(&self, identity: &Identity, by: KeyExchange) -> WorkloadCertificate {
         let key = WorkloadKey::generate(identity).unwrap();
         let csr = key.request(identity).unwrap();
         let now = OffsetDateTime::now_utc();
         let issued = self.root().sign(identity, csr.der(), DAY, now).unwrap();
-        WorkloadCertificate::new(identity.clone(), &key, issued, [trust_domain()].into(), now)
-            .unwrap()
+        let trusted = [trust_domain()].into();
+        WorkloadCertificate::new(identity.clone(), &key, issued, trusted, by, now).unwrap()
     }
 
     /// A leaf in good order but for what `change` makes of it, with its key.
@@ -174,7 +186,11 @@ impl Clock for TestClock {
 enum Mood {
     Signs,
     Fails,
+    Refuses,
     Hangs,
+    Slow(Duration),
+    SaysGarbage,
+    SignsWithAnotherRoot,
     SignsFor(Identity),
     SignsAnotherKey,
     SignsAsOf(OffsetDateTime),
@@ -221,7 +237,26 @@ impl TestCa {
                 ca: self.to_string(),
                 reason: "connection refused".into(),
             }),
+            Mood::Refuses => Err(CaError::Refused {
+                identity: request.identity.clone(),
+                reason: "no such pod here".into(),
+            }),
             Mood::Hangs => std::future::pending().await,
+            Mood::Slow(time) => {
+                tokio::time::sleep(time).await;
+                sign(csr, self.clock.now())
+            }
+            Mood::SaysGarbage => IssuedChain::from_pem(&["garbage", "more of it"]),
+            Mood::SignsWithAnotherRoot => {
+                let roots = TestRoot::new()
+                    .root()
+                    .sign(&request.identity, csr, DAY, now)?
+                    .roots;
+                Ok(IssuedChain {
+                    roots,
+                    ..sign(csr, now)?
+                })
+            }
             Mood::SignsFor(other) => {
                 let key = CertificateSigningRequestParams::from_der(csr).unwrap();
                 let leaf = self
