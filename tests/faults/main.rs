@@ -1,5 +1,7 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
+mod ca_input;
+mod ca_storage;
 mod configuration;
 mod daemon;
 mod enrolment;

@@ -1,5 +1,6 @@
-//! What others rely on: the contract of CNI.
+//! What others rely on: the contract of CNI, the API of the CA.
 
+mod ca_api;
 mod cni;
 mod kernel_state;
 mod openssl;

@@ -20,6 +20,7 @@ mod addressing;
 pub mod app;
 pub mod bpf;
 pub mod bulk;
+pub mod ca;
 pub mod capture;
 pub mod cgroup;
 pub mod cni;

@@ -19,7 +19,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 10] = [
+const NEEDED: [Needed; 13] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -57,6 +57,19 @@ const NEEDED: [Needed; 10] = [
     Needed {
         program: "/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py",
         package: "python3-prometheus-client",
+    },
+    // A client of the CA's API, and a reader of its certificates.
+    Needed {
+        program: "/usr/lib/python3/dist-packages/grpc/__init__.py",
+        package: "python3-grpcio",
+    },
+    Needed {
+        program: "/usr/lib/python3/dist-packages/grpc_tools/protoc.py",
+        package: "python3-grpc-tools",
+    },
+    Needed {
+        program: "/usr/lib/python3/dist-packages/cryptography/__init__.py",
+        package: "python3-cryptography",
     },
     Needed {
         program: "nft",

@@ -19,7 +19,9 @@ use rustls::{
 use time::OffsetDateTime;
 use zeroize::Zeroize as _;
 
-use crate::cert::{IssuedChain, KeyExchange, root::Root, rotation::rotate_after, tls};
+use crate::cert::{
+    IssuedChain, KeyExchange, clock::rfc3339, root::Root, rotation::rotate_after, tls,
+};
 
 const LIFETIME: Duration = Duration::from_hours(24);
 
@@ -71,7 +73,7 @@ impl ServingCertificate {
         let remaining = (issued.not_after - now).unsigned_abs();
         let renewal = now + rotate_after(remaining, rand::random());
         *self.renewal.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewal);
-        tracing::info!(serial = issued.serial, not_after = %issued.not_after, "server certificate made");
+        tracing::info!(serial = issued.serial, not_after = %rfc3339(issued.not_after), "server certificate made");
         Ok(())
     }
 

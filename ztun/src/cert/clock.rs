@@ -25,7 +25,7 @@ pub(super) fn unix_time(at: OffsetDateTime) -> UnixTime {
 }
 
 /// For messages.
-pub(super) fn rfc3339(at: OffsetDateTime) -> String {
+pub(crate) fn rfc3339(at: OffsetDateTime) -> String {
     // Only years past 9999 have no such form.
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }

@@ -1,7 +1,8 @@
 //! Who calls: by a token, from which its node follows.
 
+mod api_server;
 mod cache;
-mod http;
+
 mod static_tokens;
 mod token_review;
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{Authenticator, CallerNode, TokenHash, cache::Cache, http::ApiServer};
+use super::{Authenticator, CallerNode, TokenHash, api_server::ApiServer, cache::Cache};
 use crate::{ca::refusal::Refusal, config::TokenReviewSettings, mesh::PodName};
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";

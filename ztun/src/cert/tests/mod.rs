@@ -15,6 +15,7 @@ mod key_exchange;
 mod log;
 mod manager;
 mod negotiation;
+mod signer_files;
 
 use std::{
     fmt,
