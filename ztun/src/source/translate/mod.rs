@@ -91,8 +91,9 @@ impl Translator {
     /// The mesh as the objects now describe it.
     pub fn snapshot(&mut self) -> Snapshot {
         let changed = std::mem::take(&mut self.changed);
-        let (mut policies, others): (BTreeSet<_>, Vec<_>) =
+        let (mut policies, others): (BTreeSet<_>, BTreeSet<_>) =
             changed.into_iter().partition(|key| key.kind.is_policy());
+        let others: Vec<_> = others.into_iter().collect();
         for key in &others {
             if matches!(key.kind, Kind::Service | Kind::ServiceEntry) {
                 policies.extend(policy::that_name(key, &self.objects));
