@@ -1,4 +1,5 @@
 //! What others rely on: the contract of CNI.
 
 mod cni;
+mod envoy;
 mod kernel_state;

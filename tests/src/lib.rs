@@ -24,6 +24,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
+pub mod envoy;
 mod fabric;
 pub mod far;
 pub mod hanging;

@@ -103,7 +103,10 @@ impl Connection {
                 recv: response.into_body(),
                 guard,
             }),
-            StatusCode::UNAUTHORIZED => Err(ProxyError::DeniedByPeer { address }),
+            // Envoy's own filters deny with the second.
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(ProxyError::DeniedByPeer { address, status })
+            }
             status => Err(ProxyError::RefusedByPeer { address, status }),
         }
     }
@@ -130,8 +133,11 @@ async fn http2(
     tls: TlsStream<Transport>,
     address: SocketAddr,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
-    let failed = |error: h2::Error| ProxyError::http2(address, &error);
-    let (stream, spoken) = FirstRead::new(tls);
+    let failed = |error: h2::Error| ProxyError::Http2 {
+        address,
+        reason: error.to_string(),
+    };
+    let (stream, mut spoken) = FirstRead::new(tls);
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -145,13 +151,18 @@ async fn http2(
     let ping_pong = connection.ping_pong();
     tokio::select! {
         ended = &mut connection => {
+            if let Ok(Err(error)) = spoken.try_recv() {
+                return Err(ProxyError::unspoken(address, &error));
+            }
             ended.map_err(failed)?;
             return Err(ProxyError::Http2 {
                 address,
                 reason: "the peer closed the connection without speaking HTTP/2".into(),
             });
         }
-        _ = spoken => {}
+        first = &mut spoken => if let Ok(Err(error)) = first {
+            return Err(ProxyError::unspoken(address, &error));
+        },
     }
     let driver = Box::pin(async move {
         tokio::select! {

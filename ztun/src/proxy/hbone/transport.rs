@@ -32,11 +32,12 @@ pub struct Transport {
     streams: OpenStreams,
 }
 
-/// Says when the first bytes came: with HTTP/2 these are the peer's SETTINGS.
+/// Says when the first bytes came (with HTTP/2 these are the peer's SETTINGS), or why none will: h2 keeps
+/// no more of an IO error than its text.
 #[derive(Debug)]
 pub struct FirstRead<S> {
     inner: S,
-    seen: Option<oneshot::Sender<()>>,
+    seen: Option<oneshot::Sender<io::Result<()>>>,
 }
 
 impl OpenStreams {
@@ -73,7 +74,7 @@ impl Drop for Transport {
 }
 
 impl<S> FirstRead<S> {
-    pub fn new(inner: S) -> (Self, oneshot::Receiver<()>) {
+    pub fn new(inner: S) -> (Self, oneshot::Receiver<io::Result<()>>) {
         let (sender, seen) = oneshot::channel();
         let seen_by = Some(sender);
         (
@@ -133,24 +134,48 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before
-            && let Some(seen) = self.seen.take()
-        {
-            // Nobody waits any more when the set-up was given up.
-            let _ = seen.send(());
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        if read.is_ok() && buf.filled().len() == before {
+            return Poll::Ready(read);
         }
-        Poll::Ready(Ok(()))
+        let Some(seen) = self.seen.take() else {
+            return Poll::Ready(read);
+        };
+        let copy = match &read {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        // Nobody waits any more when the set-up was given up.
+        let _ = seen.send(read);
+        Poll::Ready(copy)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
+impl<S: AsyncRead + Unpin> FirstRead<S> {
+    /// A peer that refuses our certificate says so and closes, and a write may find it closed before
+    /// anybody has read what it said.
+    fn hear<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.seen.is_some() && matches!(written, Poll::Ready(Err(_))) {
+            let mut byte = [0];
+            // The connection is lost: what counts is the reason, which goes to who waits for it.
+            let _ = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.hear(cx, written)
     }
 
     fn poll_write_vectored(
@@ -158,7 +183,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.hear(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -166,7 +192,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.hear(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
