@@ -5,7 +5,10 @@ mod server;
 mod traffic;
 mod trust;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use anyhow::Result;
 use ztun_tests::{
@@ -13,6 +16,7 @@ use ztun_tests::{
     envoy::{self, Envoy, HboneClient, HboneServer, Upstream},
     pod::Pod,
     servers::NGINX_PORT,
+    wait,
 };
 
 const PORT: u16 = 8080;
@@ -114,6 +118,23 @@ async fn reaches(client: &Pod, to: SocketAddr) -> bool {
         return false;
     };
     app::exchange(&mut stream, "hello").await.is_ok()
+}
+
+/// Asserts that a connection from ztun's pod to Envoy's is reset, the log says why, and the metric has `flag`.
+async fn is_refused(mesh: &Mesh, reason: &str, flag: &str) -> Result<()> {
+    let (pod, node) = (mesh.pod("shop/pod"), mesh.node("b"));
+    let to = mesh.pod("shop/envoy").at(Family::V4, PORT);
+    assert_eq!(pod.failure(to).await, Some(ErrorKind::ConnectionReset));
+    wait::until(format_args!("the log says: {reason}"), async || {
+        node.log().lines().any(|line| line.contains(reason))
+    })
+    .await?;
+    let labels = [("reporter", "source"), ("response_flags", flag)];
+    wait::until(format_args!("{flag} is counted"), async || {
+        node.counted(FAILED, &labels)
+            .is_ok_and(|counted| counted == 1)
+    })
+    .await
 }
 
 /// Where Envoy takes what it forwards to `port`, beside servers that have the port itself.

@@ -8,10 +8,10 @@ use serde_json::json;
 use ztun_tests::{
     Family, Mesh, app,
     envoy::{Envoy, HboneServer, Upstream},
-    scenario, wait,
+    scenario,
 };
 
-use super::{FAILED, PORT, pod_and_envoy};
+use super::{PORT, is_refused, pod_and_envoy};
 
 async fn start(mesh: &Mesh, server: HboneServer) -> Result<Envoy> {
     server.start(mesh, mesh.pod("shop/envoy")).await
@@ -146,21 +146,4 @@ fn an_envoy_that_dies_resets_its_tunnels_and_its_successor_is_found() {
         assert_eq!(app::exchange(&mut stream, "again").await?, "again");
         Ok(())
     });
-}
-
-/// Asserts that the application's connection is reset, the log says why, and the metric has `flag`.
-async fn is_refused(mesh: &Mesh, reason: &str, flag: &str) -> Result<()> {
-    let (pod, node) = (mesh.pod("shop/pod"), mesh.node("b"));
-    let to = mesh.pod("shop/envoy").at(Family::V4, PORT);
-    assert_eq!(pod.failure(to).await, Some(ErrorKind::ConnectionReset));
-    wait::until(format_args!("the log says: {reason}"), async || {
-        node.log().lines().any(|line| line.contains(reason))
-    })
-    .await?;
-    let labels = [("reporter", "source"), ("response_flags", flag)];
-    wait::until(format_args!("{flag} is counted"), async || {
-        node.counted(FAILED, &labels)
-            .is_ok_and(|counted| counted == 1)
-    })
-    .await
 }

@@ -1,15 +1,12 @@
 //! Who is taken for whom: both ends check exactly the SPIFFE ID, in TLS 1.3, with either key exchange.
 
-use std::io::ErrorKind;
-
-use anyhow::Result;
 use ztun_tests::{
-    Family, Mesh, app,
+    Family, app,
     envoy::{Groups, HboneClient, HboneServer, Upstream},
     scenario, wait,
 };
 
-use super::{FAILED, PORT, client_of, forwarded, pod_and_envoy, reaches};
+use super::{PORT, client_of, forwarded, is_refused, pod_and_envoy, reaches};
 
 const STRANGER: &str = "spiffe://cluster.local/ns/shop/sa/stranger";
 
@@ -97,7 +94,7 @@ fn an_envoy_that_expects_another_client_resets_the_application() {
         let echo = peer.echo(PORT)?;
         let server = HboneServer::from(STRANGER, Upstream::Direct);
         let envoy = server.start(mesh, peer).await?;
-        is_reset(mesh, "TLS_FAILURE").await?;
+        is_refused(mesh, "the peer refused the handshake", "TLS_FAILURE").await?;
         assert_eq!(echo.peers(), []);
         assert_eq!(envoy.counted("ssl.fail_verify_san").await?, 1);
         Ok(())
@@ -111,23 +108,10 @@ fn an_envoy_with_another_identity_than_the_mesh_gives_its_pod_gets_no_tunnel() {
         let echo = peer.echo(PORT)?;
         let server = HboneServer::from(&pod.identity(), Upstream::Direct).identity(STRANGER);
         let envoy = server.start(mesh, peer).await?;
-        is_reset(mesh, "IDENTITY_ERROR").await?;
+        let reason = format!("is of {STRANGER}, expected {}", peer.identity());
+        is_refused(mesh, &reason, "IDENTITY_ERROR").await?;
         assert_eq!(echo.peers(), []);
         assert_eq!(envoy.counted("http.hbone.downstream_rq_total").await?, 0);
         Ok(())
     });
-}
-
-/// Asserts that the pod's connection to the Envoy's is reset, and counted with `flag`.
-async fn is_reset(mesh: &Mesh, flag: &str) -> Result<()> {
-    let to = mesh.pod("shop/envoy").at(Family::V4, PORT);
-    let end = mesh.pod("shop/pod").failure(to).await;
-    assert_eq!(end, Some(ErrorKind::ConnectionReset));
-    let labels = [("reporter", "source"), ("response_flags", flag)];
-    let node = mesh.node("b");
-    wait::until(format_args!("{flag} is counted"), async || {
-        node.counted(FAILED, &labels)
-            .is_ok_and(|counted| counted == 1)
-    })
-    .await
 }

@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     CLIENT_MAX_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, STREAM_WINDOW,
     keepalive,
-    transport::{FirstRead, OpenStreams, StreamGuard, Transport},
+    transport::{FirstRead, OpenStreams, Spoken, StreamGuard, Transport},
 };
 use crate::{
     cert::{WorkloadCertificate, require_h2},
@@ -133,10 +133,6 @@ async fn http2(
     tls: TlsStream<Transport>,
     address: SocketAddr,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
-    let failed = |error: h2::Error| ProxyError::Http2 {
-        address,
-        reason: error.to_string(),
-    };
     let (stream, mut spoken) = FirstRead::new(tls);
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -147,19 +143,10 @@ async fn http2(
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
         .await
-        .map_err(failed)?;
+        .map_err(|error| unspoken(address, &mut spoken, Err(error)))?;
     let ping_pong = connection.ping_pong();
     tokio::select! {
-        ended = &mut connection => {
-            if let Ok(Err(error)) = spoken.try_recv() {
-                return Err(ProxyError::unspoken(address, &error));
-            }
-            ended.map_err(failed)?;
-            return Err(ProxyError::Http2 {
-                address,
-                reason: "the peer closed the connection without speaking HTTP/2".into(),
-            });
-        }
+        ended = &mut connection => return Err(unspoken(address, &mut spoken, ended)),
         first = &mut spoken => if let Ok(Err(error)) = first {
             return Err(ProxyError::unspoken(address, &error));
         },
@@ -174,6 +161,16 @@ async fn http2(
         }
     });
     Ok((requests, driver))
+}
+
+/// Why a connection ended before the peer spoke.
+fn unspoken(address: SocketAddr, spoken: &mut Spoken, ended: Result<(), h2::Error>) -> ProxyError {
+    let reason = match (spoken.try_recv(), ended) {
+        (Ok(Err(error)), _) => return ProxyError::unspoken(address, &error),
+        (_, Err(error)) => error.to_string(),
+        (_, Ok(())) => "the peer closed the connection without speaking HTTP/2".into(),
+    };
+    ProxyError::Http2 { address, reason }
 }
 
 async fn within<T>(

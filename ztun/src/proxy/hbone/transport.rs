@@ -40,6 +40,8 @@ pub struct FirstRead<S> {
     seen: Option<oneshot::Sender<io::Result<()>>>,
 }
 
+pub type Spoken = oneshot::Receiver<io::Result<()>>;
+
 impl OpenStreams {
     pub fn open(&self) -> StreamGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -74,7 +76,7 @@ impl Drop for Transport {
 }
 
 impl<S> FirstRead<S> {
-    pub fn new(inner: S) -> (Self, oneshot::Receiver<io::Result<()>>) {
+    pub fn new(inner: S) -> (Self, Spoken) {
         let (sender, seen) = oneshot::channel();
         let seen_by = Some(sender);
         (
@@ -153,16 +155,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
 
 impl<S: AsyncRead + Unpin> FirstRead<S> {
     /// A peer that refuses our certificate says so and closes, and a write may find it closed before
-    /// anybody has read what it said.
+    /// anybody has read what it said. So a failed write ends only when the read has ended too.
     fn hear<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.seen.is_some() && matches!(written, Poll::Ready(Err(_))) {
-            let mut byte = [0];
-            // The connection is lost: what counts is the reason, which goes to who waits for it.
-            let _ = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        if self.seen.is_none() || !matches!(written, Poll::Ready(Err(_))) {
+            return written;
+        }
+        let mut byte = [0];
+        let read = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        if read.is_pending() {
+            return Poll::Pending;
         }
         written
     }
@@ -198,5 +203,68 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::{
+        FutureExt,
+        future::{join, poll_fn},
+    };
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// A connection that the peer has closed; what it said before arrives late.
+    #[derive(Default)]
+    struct Closed {
+        arrived: bool,
+    }
+
+    impl AsyncRead for Closed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.arrived {
+                return Poll::Ready(Err(io::Error::other("the alert")));
+            }
+            self.arrived = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Closed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_closed_is_heard_though_the_write_fails_first() {
+        let (mut stream, spoken) = FirstRead::new(Closed::default());
+        let write = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"SETTINGS"));
+        let (written, spoken) = join(write, spoken).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(spoken.unwrap().unwrap_err().to_string(), "the alert");
+        // From then on errors are the connection's own.
+        let read = stream.read_u8().now_or_never().unwrap();
+        assert_eq!(read.unwrap_err().to_string(), "the alert");
     }
 }
