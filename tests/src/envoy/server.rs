@@ -19,9 +19,9 @@ const INNER: &str = "inner";
 /// How Envoy gets from a tunnel to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upstream {
-    /// Answers the CONNECT when the application has accepted.
+    /// Connects to it.
     Direct,
-    /// By way of an internal listener: answers the CONNECT at once.
+    /// Connects to an internal listener, which connects to it.
     Internal,
 }
 
