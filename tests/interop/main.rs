@@ -2,5 +2,6 @@
 
 mod ca_api;
 mod cni;
+mod envoy;
 mod kernel_state;
 mod openssl;

@@ -27,6 +27,7 @@ pub mod cni;
 pub mod daemon;
 pub mod eager;
 pub mod effort;
+pub mod envoy;
 mod fabric;
 pub mod far;
 pub mod hanging;
