@@ -1,5 +1,6 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
+mod certificate_authority;
 mod configuration;
 mod daemon;
 mod hanging;

@@ -25,6 +25,7 @@ pub mod cgroup;
 pub mod cni;
 pub mod daemon;
 mod fabric;
+pub mod fake_ca;
 pub mod far;
 pub mod hanging;
 pub mod io_uring;
