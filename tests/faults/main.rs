@@ -3,6 +3,7 @@
 mod certificate_authority;
 mod configuration;
 mod daemon;
+mod enrolment;
 mod hanging;
 mod mesh_directory;
 mod peers;

@@ -24,6 +24,8 @@ pub mod capture;
 pub mod cgroup;
 pub mod cni;
 pub mod daemon;
+pub mod eager;
+pub mod effort;
 mod fabric;
 pub mod fake_ca;
 pub mod far;

@@ -49,6 +49,9 @@ pub struct Config {
     pub kubelet_cgroup: Kubelet,
     pub readiness_address: SocketAddr,
     pub metrics_address: SocketAddr,
+    /// On loopback, for whoever is on the node; `None` is nowhere.
+    #[serde(serialize_with = "value::admin_address_text")]
+    pub admin_address: Option<SocketAddr>,
     /// Threads that carry traffic; by default one for each core.
     pub data_threads: NonZeroUsize,
     pub same_node: SameNode,
@@ -192,6 +195,7 @@ impl Config {
         let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
         let readiness_address = read.setting("readinessAddress", "[::]:15021", value::address);
         let metrics_address = read.setting("metricsAddress", "[::]:15020", value::address);
+        let admin_address = read.setting("adminAddress", "127.0.0.1:15000", value::admin_address);
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
@@ -214,6 +218,7 @@ impl Config {
             kubelet_cgroup: kubelet_cgroup?,
             readiness_address: readiness_address?,
             metrics_address: metrics_address?,
+            admin_address: admin_address?,
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
@@ -226,9 +231,14 @@ impl Config {
 
     fn check_addresses(&self, read: &mut Reader) {
         let addresses = [
-            ("readinessAddress", self.readiness_address),
-            ("metricsAddress", self.metrics_address),
+            ("readinessAddress", Some(self.readiness_address)),
+            ("metricsAddress", Some(self.metrics_address)),
+            ("adminAddress", self.admin_address),
         ];
+        let addresses: Vec<_> = addresses
+            .into_iter()
+            .filter_map(|(key, address)| Some((key, address?)))
+            .collect();
         for (index, (key, address)) in addresses.iter().enumerate() {
             let same = addresses[..index]
                 .iter()

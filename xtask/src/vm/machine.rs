@@ -78,7 +78,11 @@ impl Machine {
 }
 
 fn plan(wanted: &Wanted, targets: &[Target], node: Option<&str>, options: &Options) -> Value {
-    let mut environment = json!({ "PATH": "/bin", "ZTUN_BIN": "/bin/ztun" });
+    let mut environment = json!({
+        "PATH": "/bin",
+        "ZTUN_BIN": "/bin/ztun",
+        "ZTUN_TEST_EFFORT": "2",
+    });
     let mut arguments = vec!["--exact", "--show-output", "--color", "never"];
     if let Some(node) = node {
         environment["ZTUN_TEST_NODE"] = json!(node);

@@ -179,9 +179,34 @@ fn two_servers_on_one_address_are_an_error() {
 }
 
 #[test]
+fn the_admin_address_is_on_loopback_or_nowhere() {
+    let admin = |value: &str| {
+        Config::load(with_file(&format!("adminAddress: \"{value}\"\n")))
+            .map(|config| config.admin_address)
+    };
+    let default = Config::load(sources()).unwrap().admin_address;
+    assert_eq!(default, Some("127.0.0.1:15000".parse().unwrap()));
+    assert_eq!(admin("none"), Ok(None));
+    assert_eq!(admin("[::1]:1"), Ok(Some("[::1]:1".parse().unwrap())));
+    for value in [
+        "0.0.0.0:15000",
+        "[::]:15000",
+        "192.0.2.1:15000",
+        "15000",
+        "off",
+    ] {
+        let errors = admin(value).unwrap_err().0;
+        let expected = format!(
+            "adminAddress is `{value}` (/etc/ztun.yaml:adminAddress): expected `none` or an address and port on loopback, such as 127.0.0.1:15000"
+        );
+        assert_eq!(errors, [expected]);
+    }
+}
+
+#[test]
 fn the_effective_configuration_is_printed_in_the_form_that_is_read() {
     let config = Config::load(with_file(
-        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nca: {address: \"https://ca:15012\"}\n",
+        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\nca: {address: \"https://ca:15012\"}\n",
     ))
     .unwrap();
     let printed = serde_norway::to_string(&config).unwrap();

@@ -79,6 +79,29 @@ pub(super) fn address(value: &str) -> Result<SocketAddr, Expected> {
         .map_err(|_| "an address and port, such as 127.0.0.1:15000 or [::]:15021".to_owned())
 }
 
+pub(super) fn admin_address(value: &str) -> Result<Option<SocketAddr>, Expected> {
+    if value == "none" {
+        return Ok(None);
+    }
+    let expected =
+        || "`none` or an address and port on loopback, such as 127.0.0.1:15000".to_owned();
+    let address: SocketAddr = value.parse().map_err(|_| expected())?;
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    is_loopback.then_some(Some(address)).ok_or_else(expected)
+}
+
+/// As [`admin_address`] reads it.
+#[allow(clippy::ref_option)] // Serde's signature.
+pub(super) fn admin_address_text<S: Serializer>(
+    address: &Option<SocketAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        None => serializer.serialize_str("none"),
+        Some(address) => serializer.collect_str(address),
+    }
+}
+
 pub(super) fn count(value: &str) -> Result<NonZeroUsize, Expected> {
     value
         .parse()

@@ -52,7 +52,7 @@ pub(crate) fn born(seconds: i64, workload: Workload) -> Workload {
 pub(crate) fn service(name: &str, vips: &[&str], endpoints: &[(&str, bool)]) -> Service {
     let endpoint = |(workload, ready): &(&str, bool)| {
         let endpoint = Endpoint {
-            ports: BTreeMap::from([(80, 8080)]),
+            ports: BTreeMap::from([(80, 8080)]).into(),
             ready: *ready,
         };
         (uid(workload), endpoint)

@@ -4,6 +4,7 @@
 //! (`crate::source`) publish immutable [`Snapshot`]s; the proxy reads them.
 
 pub mod answers;
+pub mod chunked;
 mod claims;
 pub mod identity;
 pub mod policy;

@@ -8,9 +8,9 @@ use std::{
 use rand::{Rng, seq::IteratorRandom};
 
 use super::{
-    service::{Backend, RoutedService, Service},
+    service::{Backends, RoutedService, Service},
     snapshot::Snapshot,
-    workload::Workload,
+    workload::{Workload, WorkloadUid},
 };
 
 /// Draws that may hit an endpoint whose workload isn't known yet, before all are looked at.
@@ -63,7 +63,7 @@ impl Snapshot {
         };
         let reachable = backends
             .iter()
-            .filter_map(|backend| self.reach(backend, destination.ip()));
+            .filter_map(|(uid, port)| self.reach(uid, *port, destination.ip()));
         let routes: Vec<Route> = reachable
             .map(|reached| to_endpoint(reached, &routed.service))
             .collect();
@@ -105,7 +105,7 @@ impl Snapshot {
     /// A uniform choice: a draw that can't be used is drawn again, which keeps the rest equally likely.
     fn choose(
         &self,
-        backends: &[Backend],
+        backends: &Backends,
         vip: IpAddr,
         random: &mut impl Rng,
     ) -> Option<(&Arc<Workload>, SocketAddr)> {
@@ -113,25 +113,30 @@ impl Snapshot {
             return None;
         }
         let drawn = (0..DRAWS).find_map(|_| {
-            let drawn = random.random_range(0..backends.len());
-            self.reach(&backends[drawn], vip)
+            let (uid, port) = backends.nth(random.random_range(0..backends.len()))?;
+            self.reach(uid, *port, vip)
         });
         drawn.or_else(|| {
             let reachable = backends
                 .iter()
-                .filter_map(|backend| self.reach(backend, vip));
+                .filter_map(|(uid, port)| self.reach(uid, *port, vip));
             reachable.choose(random)
         })
     }
 
-    fn reach(&self, backend: &Backend, vip: IpAddr) -> Option<(&Arc<Workload>, SocketAddr)> {
-        let workload = self.workload(&backend.workload)?;
+    fn reach(
+        &self,
+        uid: &WorkloadUid,
+        port: u16,
+        vip: IpAddr,
+    ) -> Option<(&Arc<Workload>, SocketAddr)> {
+        let workload = self.workload(uid)?;
         let address = workload.address_like(vip)?;
-        Some((workload, SocketAddr::new(address, backend.port)))
+        Some((workload, SocketAddr::new(address, port)))
     }
 }
 
-fn backends(routed: &RoutedService, port: u16) -> Result<&[Backend], Route> {
+fn backends(routed: &RoutedService, port: u16) -> Result<&Backends, Route> {
     let service = &routed.service;
     routed.backends(port).ok_or_else(|| Route::Unavailable {
         reason: format!(

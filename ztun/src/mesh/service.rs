@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::workload::WorkloadUid;
+use super::{chunked::ChunkedMap, workload::WorkloadUid};
 
 /// A service's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -22,31 +22,26 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// The service's ports.
     pub ports: Vec<u16>,
-    pub endpoints: BTreeMap<WorkloadUid, Endpoint>,
+    pub endpoints: ChunkedMap<WorkloadUid, Endpoint>,
 }
 
 /// One workload behind a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
-    /// Service port → the port that this workload serves it on.
-    pub ports: BTreeMap<u16, u16>,
+    /// Service port → the port that this workload serves it on. Endpoints share them.
+    pub ports: Arc<BTreeMap<u16, u16>>,
     pub ready: bool,
 }
 
-/// A service with its ready endpoints laid out for a choice in constant time.
+/// A service with its ready endpoints laid out for a choice among them.
 #[derive(Debug)]
 pub(super) struct RoutedService {
     pub(super) service: Arc<Service>,
-    ready: BTreeMap<u16, Box<[Backend]>>,
+    ready: BTreeMap<u16, Backends>,
 }
 
-/// A ready endpoint of one service port.
-#[derive(Debug)]
-pub(super) struct Backend {
-    pub(super) workload: WorkloadUid,
-    /// The workload's own port.
-    pub(super) port: u16,
-}
+/// The ready endpoints of one service port, each with the workload's own port.
+pub(super) type Backends = ChunkedMap<WorkloadUid, u16>;
 
 impl ServiceKey {
     pub fn new(namespace: &str, name: &str) -> Self {
@@ -60,31 +55,48 @@ impl ServiceKey {
 impl RoutedService {
     pub(super) fn new(service: Arc<Service>) -> Self {
         let backends = |service_port: &u16| {
-            let ready = service
-                .endpoints
-                .iter()
-                .filter(|(_, endpoint)| endpoint.ready);
-            ready
-                .filter_map(|(workload, endpoint)| {
-                    Some(Backend {
-                        workload: workload.clone(),
-                        port: *endpoint.ports.get(service_port)?,
-                    })
-                })
-                .collect()
+            let endpoints = service.endpoints.iter();
+            let ready = endpoints.filter_map(|(workload, endpoint)| {
+                Some((workload.clone(), ready_port(endpoint, *service_port)?))
+            });
+            ready.collect()
         };
-        let ready = service
-            .ports
-            .iter()
-            .map(|port| (*port, backends(port)))
-            .collect();
+        let ports = service.ports.iter();
+        let ready = ports.map(|port| (*port, backends(port))).collect();
+        Self { service, ready }
+    }
+
+    /// As [`Self::new`], at the cost of what differs from `self`, an earlier version.
+    pub(super) fn updated(&self, service: Arc<Service>) -> Self {
+        if self.service.ports != service.ports {
+            return Self::new(service);
+        }
+        let mut ready = self.ready.clone();
+        for difference in self.service.endpoints.differences(&service.endpoints) {
+            let key = difference.key;
+            for (service_port, backends) in &mut ready {
+                let port = difference
+                    .after
+                    .and_then(|after| ready_port(after, *service_port));
+                match port {
+                    Some(port) if backends.get(key) == Some(&port) => {}
+                    Some(port) => backends.insert(key.clone(), port),
+                    None => backends.remove(key),
+                }
+            }
+        }
         Self { service, ready }
     }
 
     /// The ready endpoints of a service port; `None` if the service has no such port.
-    pub(super) fn backends(&self, port: u16) -> Option<&[Backend]> {
-        self.ready.get(&port).map(AsRef::as_ref)
+    pub(super) fn backends(&self, port: u16) -> Option<&Backends> {
+        self.ready.get(&port)
     }
+}
+
+fn ready_port(endpoint: &Endpoint, service_port: u16) -> Option<u16> {
+    let port = endpoint.ports.get(&service_port).copied();
+    port.filter(|_| endpoint.ready)
 }
 
 impl fmt::Display for ServiceKey {

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use tokio::sync::watch;
 
@@ -23,6 +23,7 @@ pub struct Snapshot {
     workloads: OrdMap<WorkloadUid, Arc<Workload>>,
     pods: OrdMap<PodName, Arc<Workload>>,
     addresses: Claims<Workload>,
+    nodes: OrdMap<Arc<str>, OrdSet<WorkloadUid>>,
     services: OrdMap<ServiceKey, Arc<RoutedService>>,
     vips: Claims<RoutedService>,
     policies: Arc<Policies>,
@@ -52,12 +53,18 @@ impl Snapshot {
     }
 
     /// Every workload, by UID.
-    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
         self.workloads.values()
     }
 
+    /// The workloads of one node, by UID; without a look at those of others.
+    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self.nodes.get(node).into_iter().flatten();
+        uids.filter_map(|uid| self.workloads.get(uid))
+    }
+
     /// Every service, by namespace and name.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.values().map(|routed| &routed.service)
     }
 
@@ -91,6 +98,8 @@ impl Snapshot {
                 self.addresses.insert(address.to_canonical(), &workload);
             }
         }
+        let node = self.nodes.entry(Arc::clone(&workload.node)).or_default();
+        node.insert(workload.uid.clone());
         self.pods
             .insert(workload.pod.clone(), Arc::clone(&workload));
         self.workloads.insert(workload.uid.clone(), workload);
@@ -102,6 +111,12 @@ impl Snapshot {
         };
         for address in &workload.addresses {
             self.addresses.remove(address.to_canonical(), &workload);
+        }
+        if let Some(node) = self.nodes.get_mut(&workload.node) {
+            node.remove(uid);
+            if node.is_empty() {
+                self.nodes.remove(&workload.node);
+            }
         }
         // A pod that came back under its name may already have replaced this one.
         if self
@@ -115,8 +130,11 @@ impl Snapshot {
 
     /// Adds a service, or replaces the one with the same key.
     pub fn insert_service(&mut self, service: Arc<Service>) {
-        self.remove_service(&service.key);
-        let routed = Arc::new(RoutedService::new(service));
+        let before = self.take_service(&service.key);
+        let routed = Arc::new(match before {
+            Some(before) => before.updated(service),
+            None => RoutedService::new(service),
+        });
         for vip in &routed.service.vips {
             self.vips.insert(vip.to_canonical(), &routed);
         }
@@ -124,12 +142,7 @@ impl Snapshot {
     }
 
     pub fn remove_service(&mut self, key: &ServiceKey) {
-        let Some(routed) = self.services.remove(key) else {
-            return;
-        };
-        for vip in &routed.service.vips {
-            self.vips.remove(vip.to_canonical(), &routed);
-        }
+        self.take_service(key);
     }
 
     pub fn set_policies(&mut self, policies: Policies) {
@@ -143,6 +156,14 @@ impl Snapshot {
 
     pub fn remove_policy(&mut self, key: &PolicyKey) {
         Arc::make_mut(&mut self.policies).remove(key);
+    }
+
+    fn take_service(&mut self, key: &ServiceKey) -> Option<Arc<RoutedService>> {
+        let routed = self.services.remove(key)?;
+        for vip in &routed.service.vips {
+            self.vips.remove(vip.to_canonical(), &routed);
+        }
+        Some(routed)
     }
 
     pub(super) fn routed_service(&self, vip: IpAddr) -> Option<&Arc<RoutedService>> {

@@ -1,4 +1,4 @@
-//! The daemon's TCP endpoints: `/healthz/ready` and `/metrics`.
+//! The daemon's TCP endpoints: readiness, metrics, admin.
 
 use std::{
     convert::Infallible,
@@ -9,14 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-/// Answers GET requests for one path after another.
-pub type Handler = dyn Fn(&str) -> Option<Answer>;
+/// Answers one request after another by their heads; `None` is "not found".
+pub type Handler = dyn Fn(&Parts) -> Option<Answer>;
 
 #[derive(Debug)]
 pub struct Answer {
@@ -77,7 +77,8 @@ pub async fn serve(listener: TcpListener, handler: Arc<Handler>) {
         };
         let handler = handler.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = handler(request.uri().path())
+            let (head, _) = request.into_parts();
+            let answer = handler(&head)
                 .unwrap_or_else(|| Answer::text(StatusCode::NOT_FOUND, "not found\n".to_owned()));
             let mut response = Response::new(Full::new(Bytes::from(answer.body)));
             *response.status_mut() = answer.status;

@@ -1,6 +1,7 @@
 //! The daemon of one node: puts its parts together, runs them, and ends in order.
 
 mod addresses;
+mod admin;
 pub mod api;
 mod http;
 pub mod kubelet;
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::StatusCode;
+use ::http::{StatusCode, request::Parts};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -78,6 +79,10 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let api_server = ApiServer::bind(&config.socket)?;
     let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let admin_listener = match config.admin_address {
+        Some(address) => Some(http::listen(address, "admin").await?),
+        None => None,
+    };
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
@@ -151,6 +156,10 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         config: config.clone(),
         log,
     });
+    if let Some(listener) = admin_listener {
+        let handler = admin::handler(api.clone());
+        tokio::task::spawn_local(http::serve(listener, Arc::new(handler)));
+    }
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
@@ -241,9 +250,9 @@ async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
     }
 }
 
-fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        (path == "/healthz/ready").then(|| match &readiness.missing()[..] {
+fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        (request.uri.path() == "/healthz/ready").then(|| match &readiness.missing()[..] {
             [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
             missing => Answer::text(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -253,9 +262,9 @@ fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&str) -> Option<Answe
     }
 }
 
-fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
-    move |path| {
-        matches!(path, "/metrics" | "/stats/prometheus").then(|| {
+fn metrics_handler(registry: Registry) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| {
             let mut body = String::new();
             match prometheus_client::encoding::text::encode(&mut body, &registry) {
                 Ok(()) => Answer {

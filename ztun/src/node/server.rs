@@ -223,7 +223,6 @@ async fn set_log_filter(
     api.log
         .set(&filter)
         .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
-    tracing::info!(filter, "log filter changed");
     Ok(log_filter(api))
 }
 

@@ -83,8 +83,8 @@ impl StatusReporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             not_ready: self.readiness.missing(),
             mesh: MeshStatus {
-                workloads: snapshot.workloads().count(),
-                services: snapshot.services().count(),
+                workloads: snapshot.workloads().len(),
+                services: snapshot.services().len(),
                 problems: self.source.problems().to_vec(),
             },
             kubelet: self.kubelet.status(),

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::flow::{Direction, Flow};
+use super::flow::{Direction, Flow, Party};
 
 /// Bytes that went each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +27,23 @@ pub fn connection_complete(flow: &Flow, bytes: Bytes, duration: Duration, remark
         Direction::Outbound => (bytes.to_destination, bytes.to_source),
         Direction::Inbound => (bytes.to_source, bytes.to_destination),
     };
-    let source = flow.source.workload.as_deref();
-    let destination = flow.destination.workload.as_deref();
+    let (source, source_namespace) = name_and_namespace(&flow.source);
+    let (destination, destination_namespace) = name_and_namespace(&flow.destination);
     macro_rules! line {
         ($level:expr) => {
             tracing::event!(
                 target: "access",
                 $level,
                 src.addr = %flow.source.address,
-                src.workload = source.map(|w| &*w.pod.name),
-                src.namespace = source.map(|w| &*w.pod.namespace),
+                src.workload = source,
+                src.namespace = source_namespace,
                 src.identity = flow.source.identity.as_ref().map(display),
+                src.forwarded_for = flow.source.forwarded_for.map(display),
                 dst.addr = %flow.destination.address,
                 dst.hbone_addr = flow.hbone_address.map(display),
                 dst.service = flow.service.as_ref().map(|s| &*s.hostname),
-                dst.workload = destination.map(|w| &*w.pod.name),
-                dst.namespace = destination.map(|w| &*w.pod.namespace),
+                dst.workload = destination,
+                dst.namespace = destination_namespace,
                 dst.identity = flow.destination.identity.as_ref().map(display),
                 direction = flow.direction.as_str(),
                 bytes_sent,
@@ -61,4 +62,17 @@ pub fn connection_complete(flow: &Flow, bytes: Bytes, duration: Duration, remark
     } else {
         line!(tracing::Level::INFO);
     }
+}
+
+/// The pod's name; of a workload that only its own word is known of, that of its controller.
+fn name_and_namespace(party: &Party) -> (Option<&str>, Option<&str>) {
+    if let Some(workload) = &party.workload {
+        return (Some(&workload.pod.name), Some(&workload.pod.namespace));
+    }
+    let claimed = party.claimed.as_deref();
+    let name = claimed.map(|claimed| &*claimed.workload_name);
+    (
+        name.filter(|name| !name.is_empty()),
+        claimed.map(|claimed| &*claimed.namespace),
+    )
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     access_log::{self, Bytes, Remarks},
+    claimed::{ClaimedWorkload, ClaimedWorkloads},
     denials::Denials,
     flow::{Direction, Flow, Party, Security},
     metrics::{ConnectionMetrics, Metrics},
@@ -29,6 +30,7 @@ use crate::{
 pub struct Connections {
     metrics: Metrics,
     denials: Denials,
+    claimed: ClaimedWorkloads,
     open: Mutex<BTreeMap<u64, Arc<OpenConnection>>>,
     next: AtomicU64,
 }
@@ -140,6 +142,11 @@ impl Connections {
         };
         let duration = connection.started.elapsed();
         access_log::connection_complete(&connection.flow, connection.bytes(), duration, remarks);
+    }
+
+    /// A workload's own words for telemetry, unless there are too many different ones already.
+    pub fn claimed(&self, claim: ClaimedWorkload) -> Option<Arc<ClaimedWorkload>> {
+        self.claimed.admit(claim)
     }
 
     pub fn all(&self) -> Vec<Arc<OpenConnection>> {

@@ -1,9 +1,14 @@
 //! One connection as telemetry describes it: who, whom, through what.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
+use super::claimed::ClaimedWorkload;
 use crate::mesh::{Identity, PodName, Service, Workload};
 
 /// Which side of the connection reports it.
@@ -28,8 +33,12 @@ pub enum Security {
 pub struct Party {
     pub address: SocketAddr,
     pub workload: Option<Arc<Workload>>,
+    /// What it says of itself, if the mesh state doesn't know the workload.
+    pub claimed: Option<Arc<ClaimedWorkload>>,
     /// Proven by mutual TLS or by this node's own registry; never taken from a header.
     pub identity: Option<Identity>,
+    /// For whom it connects, as it says, if that is somebody else.
+    pub forwarded_for: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,25 +75,26 @@ impl Party {
         Self {
             address,
             workload: None,
+            claimed: None,
             identity: None,
+            forwarded_for: None,
         }
     }
 
     /// A workload whose identity is proven.
     pub fn workload(address: SocketAddr, workload: &Arc<Workload>) -> Self {
         Self {
-            address,
             workload: Some(Arc::clone(workload)),
             identity: Some(workload.identity.clone()),
+            ..Self::unknown(address)
         }
     }
 
     /// A workload that an address belongs to, without proof.
     pub fn unproven(address: SocketAddr, workload: Option<&Arc<Workload>>) -> Self {
         Self {
-            address,
             workload: workload.cloned(),
-            identity: None,
+            ..Self::unknown(address)
         }
     }
 }

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
-use super::flow::{Direction, Flow, Party, ResponseFlag, Security};
+use super::{
+    claimed::ClaimedWorkload,
+    flow::{Direction, Flow, Party, ResponseFlag, Security},
+};
 use crate::mesh::Workload;
 
 /// A label's value; what is missing is `unknown`.
@@ -93,20 +96,25 @@ impl TrafficLabels {
 
 impl PartyLabels {
     fn of(party: &Party) -> Self {
-        let workload = party.workload.as_deref();
-        let field = |get: fn(&Workload) -> &Arc<str>| Value::of(workload.map(get));
+        let field = |of_workload: fn(&Workload) -> &Arc<str>,
+                     of_claim: fn(&ClaimedWorkload) -> &Arc<str>| {
+            let known = party.workload.as_deref().map(of_workload);
+            Value::of(known.or_else(|| party.claimed.as_deref().map(of_claim)))
+        };
+        let canonical_service = field(|w| &w.canonical_service, |c| &c.canonical_service);
+        let canonical_revision = field(|w| &w.canonical_revision, |c| &c.canonical_revision);
         Self {
-            workload: field(|w| &w.workload_name),
-            namespace: field(|w| &w.pod.namespace),
-            canonical_service: field(|w| &w.canonical_service),
-            canonical_revision: field(|w| &w.canonical_revision),
+            workload: field(|w| &w.workload_name, |c| &c.workload_name),
+            namespace: field(|w| &w.pod.namespace, |c| &c.namespace),
             principal: match &party.identity {
                 Some(identity) => Value(identity.to_string().into()),
                 None => Value::of(None),
             },
-            app: field(|w| &w.canonical_service),
-            version: field(|w| &w.canonical_revision),
-            cluster: field(|w| &w.cluster_id),
+            app: canonical_service.clone(),
+            version: canonical_revision.clone(),
+            canonical_service,
+            canonical_revision,
+            cluster: field(|w| &w.cluster_id, |c| &c.cluster_id),
         }
     }
 }

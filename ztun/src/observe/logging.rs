@@ -56,6 +56,8 @@ impl LogFilter {
             .reload(parsed)
             .map_err(|error| LogFilterError::Subscriber(error.to_string()))?;
         filter.clone_into(&mut text);
+        drop(text);
+        tracing::info!(filter, "log filter changed");
         Ok(())
     }
 

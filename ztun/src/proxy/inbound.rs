@@ -13,7 +13,7 @@ use super::{
     socket,
 };
 use crate::{
-    mesh::{Connection, Decision, Workload},
+    mesh::{Connection, Decision, Service, Workload},
     observe::{Direction, Flow, OpenConnection, Party, Security},
 };
 
@@ -26,6 +26,8 @@ pub struct Entry {
     pub address: SocketAddr,
     pub security: Security,
     pub hbone_address: Option<SocketAddr>,
+    /// Which the client meant, if it can be told.
+    pub service: Option<Arc<Service>>,
 }
 
 pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accepted) {
@@ -36,6 +38,7 @@ pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accep
         address: accepted.dialled,
         security: Security::Plaintext,
         hbone_address: None,
+        service: None,
     };
     let (connection, admitted) = admit(proxy, pod, entry).await;
     let outcome = match admitted {
@@ -69,7 +72,7 @@ pub async fn admit(
         source: entry.source,
         destination,
         hbone_address: entry.hbone_address,
-        service: None,
+        service: entry.service,
         security: entry.security,
     });
     let admitted = async {

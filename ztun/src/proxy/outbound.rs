@@ -169,6 +169,7 @@ async fn same_node(
         address: flow.destination.address,
         security: Security::SameNode,
         hbone_address: None,
+        service: flow.service.clone(),
     };
     let (entered, admitted) = inbound::admit(proxy, peer, entry).await;
     let outcome = match admitted {

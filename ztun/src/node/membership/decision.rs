@@ -1,6 +1,9 @@
 //! What is to be done about this node's pods, given what the mesh state says of them: pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     mesh::{PodName, Snapshot, Workload, workload::Membership},
@@ -88,17 +91,23 @@ pub fn tasks(
 pub fn missing<'a>(
     node: &str,
     snapshot: &'a Snapshot,
-    enrolled: &[Enrolled],
-    known: &[Record],
+    enrolled: &'a [Enrolled],
+    known: &'a [Record],
 ) -> impl Iterator<Item = &'a Arc<Workload>> {
-    snapshot.workloads().filter(move |workload| {
-        let is_it = |sandbox, addresses| is_pod(node, workload, sandbox, addresses);
+    let enrolled = enrolled
+        .iter()
+        .map(|entry| (&entry.sandbox, Some(&entry.addresses)));
+    let known = known.iter().map(|record| (&record.sandbox, None));
+    let mut held: HashMap<&PodName, Vec<_>> = HashMap::new();
+    for (sandbox, addresses) in enrolled.chain(known) {
+        held.entry(&sandbox.pod)
+            .or_default()
+            .push((sandbox, addresses));
+    }
+    snapshot.workloads_on(node).filter(move |workload| {
+        let mut of_name = held.get(&workload.pod).into_iter().flatten();
         workload.membership == Membership::Member
-            && *workload.node == *node
-            && !enrolled
-                .iter()
-                .any(|entry| is_it(&entry.sandbox, Some(&entry.addresses)))
-            && !known.iter().any(|record| is_it(&record.sandbox, None))
+            && !of_name.any(|&(sandbox, addresses)| is_pod(node, workload, sandbox, addresses))
     })
 }
 

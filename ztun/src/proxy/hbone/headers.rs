@@ -1,4 +1,4 @@
-//! The CONNECT request: its target, and the headers that carry telemetry. None of them proves anything.
+//! The CONNECT request: its target, and the headers for telemetry, which prove nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,7 +8,8 @@ use std::{
 use http::{HeaderValue, Method, Request, Uri, Version, uri::Authority};
 use rand::Rng;
 
-use crate::mesh::{Service, Workload, workload::WorkloadKind};
+use super::{baggage, forwarded};
+use crate::mesh::{Service, Workload};
 
 /// The inner target of a tunnel: an address, never a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,45 +54,11 @@ pub fn connect_request(
             headers.insert(name, value);
         }
     };
-    insert("baggage", baggage(source));
-    insert("forwarded", forwarded(source_address, service));
+    let host = service.map(|service| &*service.hostname);
+    insert(baggage::NAME, baggage::of_workload(source));
+    insert(forwarded::NAME, forwarded::of_source(source_address, host));
     insert("traceparent", traceparent(random));
     request
-}
-
-fn baggage(workload: &Workload) -> String {
-    let kind = match workload.workload_kind {
-        WorkloadKind::Deployment => "k8s.deployment.name",
-        WorkloadKind::CronJob => "k8s.cronjob.name",
-        WorkloadKind::Pod => "k8s.pod.name",
-        WorkloadKind::Job => "k8s.job.name",
-    };
-    let members = [
-        ("k8s.cluster.name", &workload.cluster_id),
-        ("k8s.namespace.name", &workload.pod.namespace),
-        (kind, &workload.workload_name),
-        ("service.name", &workload.canonical_service),
-        ("service.version", &workload.canonical_revision),
-        ("cloud.region", &workload.locality.region),
-        ("cloud.availability_zone", &workload.locality.zone),
-    ];
-    let members = members
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(key, value)| format!("{key}={value}"));
-    members.collect::<Vec<_>>().join(",")
-}
-
-/// RFC 7239: an IPv6 address is quoted and in brackets.
-fn forwarded(source: IpAddr, service: Option<&Service>) -> String {
-    let source = match source {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("\"[{v6}]\""),
-    };
-    match service {
-        Some(service) => format!("for={source};host={}", service.hostname),
-        None => format!("for={source}"),
-    }
 }
 
 /// W3C Trace Context: version 00, sampled.

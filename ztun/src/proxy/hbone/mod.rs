@@ -1,6 +1,8 @@
 //! HBONE: a TCP connection as one CONNECT stream of HTTP/2 over mutual TLS.
 
+pub mod baggage;
 pub mod client;
+pub mod forwarded;
 pub mod headers;
 mod keepalive;
 pub mod server;

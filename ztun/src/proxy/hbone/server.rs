@@ -4,21 +4,23 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use h2::{RecvStream, ext::Protocol, server};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, SERVER_MAX_HEADER_LIST, SERVER_MAX_STREAMS,
     STREAM_WINDOW,
+    baggage::Baggage,
     client::Tunnel,
+    forwarded::Forwarded,
     headers::HboneTarget,
     keepalive,
     transport::{OpenStreams, StreamGuard, Transport},
 };
 use crate::{
-    cert::{describe_tls_error, peer_identity, require_h2},
-    mesh::Identity,
-    observe::{Party, Security, metrics::Refusal},
+    cert::{Negotiated, describe_tls_error, peer_identity, require_h2},
+    mesh::{Identity, Service, ServiceKey},
+    observe::{ClaimedWorkload, Party, Security, metrics::Refusal},
     proxy::{
         Proxy,
         error::{ProxyError, Side},
@@ -96,6 +98,8 @@ async fn handshake(
     require_h2(tls.get_ref().1).map_err(tls_failed)?;
     let identity = peer_identity(tls.get_ref().1)
         .map_err(|error| Refused::new(Refusal::Tls, error.to_string()))?;
+    let agreed = Negotiated::of(tls.get_ref().1);
+    tracing::debug!(client = %accepted.client, %identity, %agreed, "inbound TLS handshake done");
 
     let mut builder = server::Builder::new();
     builder
@@ -193,11 +197,13 @@ impl Stream {
             answer(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
             return;
         };
+        let forwarded = Forwarded::of(request.headers());
         let entry = Entry {
-            source: source(&proxy, &peer),
+            source: source(&proxy, &peer, request.headers(), forwarded.as_ref()),
             address: target,
             security: Security::MutualTls,
             hbone_address: Some(peer.dialled),
+            service: meant_service(&proxy, &pod, forwarded.as_ref()),
         };
         let (connection, admitted) = inbound::admit(&proxy, &pod, entry).await;
         let outcome = match admitted {
@@ -246,17 +252,42 @@ impl Stream {
     }
 }
 
-/// The workload at the client's address is named only if it has the identity that was proven.
-fn source(proxy: &Proxy, peer: &Peer) -> Party {
+/// The workload at the client's address is named only if it has the identity that was proven. Where
+/// there is none, telemetry takes the client's word.
+fn source(proxy: &Proxy, peer: &Peer, headers: &HeaderMap, forwarded: Option<&Forwarded>) -> Party {
     let snapshot = proxy.mesh.snapshot();
-    let workload = snapshot
-        .workload_by_address(peer.address.ip())
-        .filter(|workload| workload.identity == peer.identity);
+    let address = peer.address.ip();
+    let at_address = snapshot.workload_by_address(address);
+    let workload = at_address.filter(|workload| workload.identity == peer.identity);
+    let claimed = || {
+        let claim = ClaimedWorkload::new(&peer.identity, Baggage::of(headers)?)?;
+        proxy.connections.claimed(claim)
+    };
     Party {
         address: peer.address,
         workload: workload.cloned(),
+        claimed: workload.is_none().then(claimed).flatten(),
         identity: Some(peer.identity.clone()),
+        forwarded_for: forwarded
+            .and_then(|forwarded| forwarded.source)
+            .filter(|source| *source != address.to_canonical()),
     }
+}
+
+/// The service that the client says it meant, if this pod is behind it.
+fn meant_service(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    forwarded: Option<&Forwarded>,
+) -> Option<Arc<Service>> {
+    let host = forwarded?.host.as_deref()?;
+    let (name, rest) = host.split_once('.')?;
+    let (namespace, _) = rest.split_once('.')?;
+    let snapshot = proxy.mesh.snapshot();
+    let service = snapshot.service(&ServiceKey::new(namespace, name))?;
+    let workload = snapshot.workload_by_pod(&pod.pod.name)?;
+    let is_behind = service.endpoints.contains_key(&workload.uid);
+    (is_behind && *service.hostname == *host).then(|| Arc::clone(service))
 }
 
 fn refusal_status(error: &ProxyError) -> StatusCode {

@@ -169,6 +169,13 @@ impl Lab {
         self.mesh.publish(snapshot(&self.addresses, policies));
     }
 
+    /// The client's pod is as one of another cluster: its identity is good, and nothing else is known.
+    pub fn forget_client(&self) {
+        let mut snapshot = (*self.mesh.snapshot()).clone();
+        snapshot.remove_workload(&WorkloadUid("client".into()));
+        self.mesh.publish(snapshot);
+    }
+
     /// A bare HBONE client with the client pod's certificate.
     pub async fn tunnels(&self) -> Connection {
         let certificate = self.client.certificate().await;
@@ -247,12 +254,22 @@ impl Node {
 
     /// Whether a connection failed with this `response_flags` label.
     pub fn failed_with(&self, flag: &str) -> bool {
+        self.counted(
+            "istio_tcp_connections_failed_total",
+            &[("response_flags", flag)],
+        )
+    }
+
+    /// Whether a metric has a series with all of these labels.
+    pub fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> bool {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let label = format!("response_flags=\"{flag}\"");
-        text.lines().any(|line| {
-            line.starts_with("istio_tcp_connections_failed_total") && line.contains(&label)
-        })
+        let labels = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{value}\""));
+        let labels: Vec<_> = labels.collect();
+        let mut series = text.lines().filter(|line| line.starts_with(metric));
+        series.any(|line| labels.iter().all(|label| line.contains(label)))
     }
 
     fn proxied(&self, address: IpAddr) -> ProxiedPod {
@@ -369,7 +386,7 @@ fn snapshot(addresses: &Addresses, policies: Policies) -> Snapshot {
     snapshot.insert_workload(workload("client", addresses.client));
     snapshot.insert_workload(workload("server", addresses.server));
     let endpoint = Endpoint {
-        ports: BTreeMap::from([(addresses.vip.port(), addresses.application.port())]),
+        ports: BTreeMap::from([(addresses.vip.port(), addresses.application.port())]).into(),
         ready: true,
     };
     snapshot.insert_service(Arc::new(Service {
@@ -377,7 +394,9 @@ fn snapshot(addresses: &Addresses, policies: Policies) -> Snapshot {
         hostname: "server.lab.svc.cluster.local".into(),
         vips: vec![addresses.vip.ip()],
         ports: vec![addresses.vip.port()],
-        endpoints: BTreeMap::from([(WorkloadUid("server".into()), endpoint)]),
+        endpoints: [(WorkloadUid("server".into()), endpoint)]
+            .into_iter()
+            .collect(),
     }));
     snapshot.set_policies(policies);
     snapshot

@@ -25,6 +25,7 @@ use tokio::{sync::Notify, task::JoinHandle, time};
 use tracing::{info, warn};
 
 pub(crate) use self::reading::text;
+pub use self::reading::{FileContents, Objects, read_text};
 use self::state::DirectoryState;
 use super::TranslateSettings;
 use crate::mesh::{Mesh, Snapshot};

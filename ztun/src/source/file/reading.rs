@@ -21,37 +21,44 @@ const MAX_FILE: u64 = 64 << 20;
 /// Lists within lists.
 const MAX_DEPTH: usize = 4;
 
-pub(super) type Objects = BTreeMap<ObjectKey, Arc<Object>>;
+pub type Objects = BTreeMap<ObjectKey, Arc<Object>>;
 
 /// What a file holds, and what is wrong with it.
 #[derive(Debug, Default)]
-pub(super) struct FileContents {
-    pub(super) objects: Objects,
-    pub(super) problems: Vec<Problem>,
+pub struct FileContents {
+    pub objects: Objects,
+    pub problems: Vec<Problem>,
     /// How many of the problems are of objects and documents that were not taken.
-    pub(super) rejected: u64,
+    pub rejected: u64,
     /// Kinds that aren't known, which are ignored.
-    pub(super) unknown: BTreeSet<String>,
+    pub unknown: BTreeSet<String>,
 }
 
 /// Reads a file; `previous` is what it held when it was last read.
 pub(super) fn read(path: &Path, previous: &Objects, context: ReadContext<'_>) -> FileContents {
-    let mut reading = Reading {
-        path,
-        previous,
-        context,
-        contents: FileContents::default(),
-    };
     match text(path) {
-        Ok(text) => reading.text(&text),
+        Ok(text) => read_text(path, &text, previous, context),
         Err(message) => {
+            let mut reading = Reading::new(path, previous, context);
             reading.problem(
                 String::new(),
                 message + ": its last good version stays in force",
             );
             reading.keep_previous();
+            reading.contents
         }
     }
+}
+
+/// As [`read`] does what the file at `path` holds.
+pub fn read_text(
+    path: &Path,
+    text: &str,
+    previous: &Objects,
+    context: ReadContext<'_>,
+) -> FileContents {
+    let mut reading = Reading::new(path, previous, context);
+    reading.text(text);
     reading.contents
 }
 
@@ -75,7 +82,16 @@ struct Reading<'a> {
     contents: FileContents,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    fn new(path: &'a Path, previous: &'a Objects, context: ReadContext<'a>) -> Self {
+        Self {
+            path,
+            previous,
+            context,
+            contents: FileContents::default(),
+        }
+    }
+
     fn text(&mut self, text: &str) {
         if self
             .path

@@ -1,8 +1,10 @@
 //! Kubernetes objects to the mesh: the same for files and for the API server.
 
+mod members;
 mod namespace;
 mod policy;
-mod service;
+mod problems;
+mod services;
 mod workload;
 
 use std::{
@@ -10,9 +12,13 @@ use std::{
     sync::Arc,
 };
 
-use self::namespace::Translated;
-use super::kubernetes_objects::{Kind, Labels, Object, ObjectKey, ReadContext};
-use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
+pub use self::problems::ObjectProblem;
+use self::{
+    namespace::{Context, Namespace, Objects},
+    problems::Problems,
+};
+use super::kubernetes_objects::{Kind, Object, ObjectKey, ReadContext};
+use crate::mesh::{Policies, Snapshot, TrustDomain, Workload};
 
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
@@ -24,48 +30,20 @@ pub struct TranslateSettings {
     pub root_namespace: Arc<str>,
 }
 
-/// Something about an object that its owner should know.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ObjectProblem {
-    pub key: ObjectKey,
-    /// How people call it: kind, namespace and name.
-    pub object: String,
-    pub message: String,
-}
-
 /// Keeps a snapshot in step with a store of objects.
 ///
-/// After a change only the namespaces and policies concerned are translated again, and only what
-/// differs there is put into the snapshot.
+/// After a change only what it concerns is translated again: an object itself, the services that
+/// stand before it, and the pods of a namespace whose own word about the mesh changes.
 #[derive(Debug)]
 pub struct Translator {
     settings: TranslateSettings,
-    objects: BTreeMap<ObjectKey, Arc<Object>>,
-    stale_namespaces: BTreeSet<Arc<str>>,
-    stale_policies: BTreeSet<ObjectKey>,
-    namespaces: BTreeMap<Arc<str>, Contents>,
-    workload_objects: BTreeMap<WorkloadUid, ObjectKey>,
+    objects: Objects,
+    changed: BTreeSet<ObjectKey>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    problems: Problems,
+    /// Whether any address had several claimants.
+    was_contested: bool,
     snapshot: Snapshot,
-}
-
-/// What one namespace put into the snapshot.
-#[derive(Debug, Default)]
-struct Contents {
-    workloads: BTreeSet<WorkloadUid>,
-    services: BTreeSet<ServiceKey>,
-    problems: Vec<ObjectProblem>,
-    /// What its object said last, while it has pods.
-    labels: Option<Labels>,
-}
-
-impl ObjectProblem {
-    pub(super) fn new(key: &ObjectKey, message: String) -> Self {
-        Self {
-            key: key.clone(),
-            object: key.to_string(),
-            message,
-        }
-    }
 }
 
 impl TranslateSettings {
@@ -83,11 +61,11 @@ impl Translator {
         snapshot.set_policies(Policies::new(&settings.root_namespace));
         Self {
             settings,
-            objects: BTreeMap::new(),
-            stale_namespaces: BTreeSet::new(),
-            stale_policies: BTreeSet::new(),
+            objects: Objects::new(),
+            changed: BTreeSet::new(),
             namespaces: BTreeMap::new(),
-            workload_objects: BTreeMap::new(),
+            problems: Problems::default(),
+            was_contested: false,
             snapshot,
         }
     }
@@ -98,99 +76,87 @@ impl Translator {
 
     pub fn insert(&mut self, key: ObjectKey, object: Arc<Object>) {
         if self.objects.get(&key) != Some(&object) {
-            self.mark_stale(&key);
+            self.changed.insert(key.clone());
             self.objects.insert(key, object);
         }
     }
 
     pub fn remove(&mut self, key: &ObjectKey) {
         if self.objects.remove(key).is_some() {
-            self.mark_stale(key);
+            self.changed.insert(key.clone());
         }
     }
 
     /// The mesh as the objects now describe it.
     pub fn snapshot(&mut self) -> Snapshot {
-        for namespace in std::mem::take(&mut self.stale_namespaces) {
-            let known = self.namespaces.get(&namespace);
-            let last_labels = known.and_then(|contents| contents.labels.as_ref());
-            let translated =
-                namespace::translate(&namespace, &self.objects, last_labels, &self.settings);
-            self.replace(namespace, translated);
+        let changed = std::mem::take(&mut self.changed);
+        let (policies, others): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|key| key.kind.is_policy());
+        for key in policies {
+            self.policy(&key);
         }
-        for key in std::mem::take(&mut self.stale_policies) {
-            self.replace_policy(&key);
+        for keys in others.chunk_by(|a, b| a.namespace == b.namespace) {
+            self.namespace(keys);
         }
         self.snapshot.clone()
     }
 
     /// What is wrong with the objects of the last [`Self::snapshot`], though each can be read.
     pub fn problems(&self) -> Vec<ObjectProblem> {
-        let within = self
-            .namespaces
-            .values()
-            .flat_map(|contents| contents.problems.clone());
-        let mut problems: Vec<_> = within.collect();
-        problems.extend(policy::problems(&self.objects));
+        let mut problems: Vec<_> = self.problems.iter().collect();
         problems.extend(self.contested_addresses());
         problems.extend(self.contested_vips());
         problems
     }
 
-    fn mark_stale(&mut self, key: &ObjectKey) {
-        if key.kind.is_policy() {
-            self.stale_policies.insert(key.clone());
-        } else {
-            self.stale_namespaces.insert(Arc::clone(&key.namespace));
-        }
+    /// Whether [`Self::problems`] may have changed since this was last asked.
+    pub fn take_problems_changed(&mut self) -> bool {
+        let contested = self.snapshot.contested_addresses().next().is_some()
+            || self.snapshot.contested_vips().next().is_some();
+        let was_contested = std::mem::replace(&mut self.was_contested, contested);
+        self.problems.take_changed() || contested || was_contested
     }
 
-    fn replace(&mut self, namespace: Arc<str>, translated: Translated) {
-        let old = self.namespaces.remove(&namespace).unwrap_or_default();
-        let mut new = Contents {
-            problems: translated.problems,
-            labels: translated.labels,
-            ..Contents::default()
-        };
-        for (workload, object) in translated.workloads {
-            new.workloads.insert(workload.uid.clone());
-            self.workload_objects.insert(workload.uid.clone(), object);
-            if self.snapshot.workload(&workload.uid).map(AsRef::as_ref) != Some(&workload) {
-                self.snapshot.insert_workload(Arc::new(workload));
-            }
-        }
-        for service in translated.services {
-            new.services.insert(service.key.clone());
-            if self.snapshot.service(&service.key).map(AsRef::as_ref) != Some(&service) {
-                self.snapshot.insert_service(Arc::new(service));
-            }
-        }
-        for uid in old.workloads.difference(&new.workloads) {
-            self.snapshot.remove_workload(uid);
-            self.workload_objects.remove(uid);
-        }
-        for key in old.services.difference(&new.services) {
-            self.snapshot.remove_service(key);
-        }
-        self.namespaces.insert(namespace, new);
-    }
-
-    fn replace_policy(&mut self, key: &ObjectKey) {
+    fn policy(&mut self, key: &ObjectKey) {
         let Some(policy_key) = policy::key(key) else {
             return;
         };
-        match self.objects.get(key).and_then(|object| policy::of(object)) {
+        let object = self.objects.get(key).map(AsRef::as_ref);
+        let (name, problems) = policy::problems(key, object);
+        self.problems.set_as(key, &name, problems);
+        match object.and_then(policy::of) {
             Some(policy) => self.snapshot.insert_policy(policy_key, policy),
             None => self.snapshot.remove_policy(&policy_key),
+        }
+    }
+
+    /// Follows changed objects of one namespace, in their order.
+    fn namespace(&mut self, keys: &[ObjectKey]) {
+        let Some(name) = keys.first().map(|key| &key.namespace) else {
+            return;
+        };
+        let namespace = self
+            .namespaces
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Namespace::new(name));
+        let mut context = Context {
+            settings: &self.settings,
+            objects: &self.objects,
+            snapshot: &mut self.snapshot,
+            problems: &mut self.problems,
+        };
+        for key in keys {
+            namespace.apply(key, &mut context);
+        }
+        if namespace.settle(&mut context) {
+            self.namespaces.remove(name);
         }
     }
 
     fn contested_addresses(&self) -> Vec<ObjectProblem> {
         let mut problems = Vec::new();
         for (address, workloads) in self.snapshot.contested_addresses() {
-            let mut objects = workloads
-                .iter()
-                .filter_map(|workload| self.workload_objects.get(&workload.uid));
+            let mut objects = workloads.iter().filter_map(|it| self.object_of(it));
             let Some(holder) = objects.next() else {
                 continue;
             };
@@ -198,10 +164,25 @@ impl Translator {
                 let message = format!(
                     "address {address} is also claimed by {holder}, which holds it as the newer one: remove the one that is gone"
                 );
-                ObjectProblem::new(other, message)
+                ObjectProblem::new(&other, message)
             }));
         }
         problems
+    }
+
+    /// The pod or the machine that a workload was made from.
+    fn object_of(&self, workload: &Workload) -> Option<ObjectKey> {
+        let namespace = self.namespaces.get(&workload.pod.namespace)?;
+        let member = namespace.members().get(&workload.pod.name)?;
+        let kind = match member.pod() {
+            Some(_) => Kind::Pod,
+            None => Kind::WorkloadEntry,
+        };
+        Some(ObjectKey {
+            namespace: Arc::clone(&workload.pod.namespace),
+            kind,
+            name: Arc::clone(&workload.pod.name),
+        })
     }
 
     fn contested_vips(&self) -> Vec<ObjectProblem> {

@@ -1,196 +1,196 @@
-//! One namespace's objects to its workloads and services.
+//! One namespace's objects to its workloads and services, object by object.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    TranslateSettings,
+    members::{Member, Members},
+    problems::Problems,
+    services::Services,
+    workload,
 };
-
-use super::{ObjectProblem, TranslateSettings, service, workload};
 use crate::{
-    mesh::{Service, Workload, WorkloadUid},
-    source::kubernetes_objects::{
-        Kind, Labels, Object, ObjectKey, core::Pod, discovery::EndpointSlice,
-        networking::WorkloadEntry,
-    },
+    mesh::{Snapshot, Workload},
+    source::kubernetes_objects::{Kind, Labels, Object, ObjectKey},
 };
 
-#[derive(Debug, Default)]
-pub(super) struct Translated {
-    pub(super) workloads: Vec<(Workload, ObjectKey)>,
-    pub(super) services: Vec<Service>,
-    pub(super) problems: Vec<ObjectProblem>,
-    /// What its object says, or said last; `None` where there never was one.
-    pub(super) labels: Option<Labels>,
-    /// Of endpoints that are addresses only: several services may list one.
-    addresses: BTreeSet<WorkloadUid>,
-}
+pub(super) type Objects = BTreeMap<ObjectKey, Arc<Object>>;
 
-/// What services of the namespace are resolved against.
-pub(super) struct Members<'a> {
-    pub(super) namespace: &'a str,
+/// What a namespace is translated with, and into.
+pub(super) struct Context<'a> {
     pub(super) settings: &'a TranslateSettings,
-    pub(super) pods: BTreeMap<&'a str, PodMember<'a>>,
-    pub(super) entries: Vec<EntryMember<'a>>,
-    /// By service.
-    pub(super) slices: BTreeMap<&'a str, Vec<&'a EndpointSlice>>,
+    pub(super) objects: &'a Objects,
+    pub(super) snapshot: &'a mut Snapshot,
+    pub(super) problems: &'a mut Problems,
 }
 
-pub(super) struct PodMember<'a> {
-    pub(super) pod: &'a Pod,
-    pub(super) uid: WorkloadUid,
-    pub(super) addresses: Vec<IpAddr>,
+/// What one namespace put into the snapshot, and what it takes to change it bit by bit.
+#[derive(Debug)]
+pub(super) struct Namespace {
+    name: Arc<str>,
+    /// What its object says, or said last; `None` where nothing is known.
+    labels: Option<Labels>,
+    /// Its object is gone, but not its pods. A namespace can't go before its pods, so the object was
+    /// lost, and must not take its pods out of the mesh.
+    is_lost: bool,
+    members: Members,
+    services: Services,
 }
 
-pub(super) struct EntryMember<'a> {
-    pub(super) entry: &'a WorkloadEntry,
-    pub(super) uid: WorkloadUid,
-    pub(super) labels: Labels,
-    pub(super) has_address: bool,
-}
+impl Namespace {
+    pub(super) fn new(name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            labels: None,
+            is_lost: false,
+            members: Members::default(),
+            services: Services::new(name),
+        }
+    }
 
-/// `last_labels` are in force if the namespace has no object: a namespace can't go before its pods, so
-/// an object that is missing was lost, and must not take its pods out of the mesh.
-pub(super) fn translate(
-    namespace: &str,
-    objects: &BTreeMap<ObjectKey, Arc<Object>>,
-    last_labels: Option<&Labels>,
-    settings: &TranslateSettings,
-) -> Translated {
-    let mut translated = Translated::default();
-    let mut members = Members {
-        namespace,
-        settings,
-        pods: BTreeMap::new(),
-        entries: Vec::new(),
-        slices: BTreeMap::new(),
-    };
-    let mut labels = last_labels;
-    let mut is_lost = last_labels.is_some();
-    for (key, object) in of_namespace(objects, namespace) {
-        match &**object {
-            Object::Namespace(object) => {
-                labels = Some(&object.metadata.labels);
-                is_lost = false;
+    pub(super) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Follows a change of one object. Of several changes the keys must come in order.
+    pub(super) fn apply(&mut self, key: &ObjectKey, context: &mut Context<'_>) {
+        match key.kind {
+            Kind::Namespace => self.own_object(context.objects.get(key), context),
+            Kind::Pod => self.pod(key, context),
+            Kind::WorkloadEntry => self.workload_entry(key, context),
+            Kind::Service => self.services.service(key, &self.members, context),
+            Kind::EndpointSlice => self.services.slice(key, &self.members, context),
+            Kind::ServiceEntry => self.services.service_entry(key, &self.members, context),
+            Kind::PeerAuthentication | Kind::AuthorizationPolicy => {}
+        }
+    }
+
+    /// Ends a batch of changes; true if there is nothing left of the namespace.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) -> bool {
+        self.services.publish(context.snapshot);
+        if self.is_lost && !self.members.has_pods() {
+            self.labels = None;
+            self.is_lost = false;
+        }
+        let problem = "is gone, but its pods are not: its last labels stay in force for them";
+        let problems = self.is_lost.then(|| problem.to_owned());
+        let key = self.key(Kind::Namespace, &self.name);
+        context.problems.set(&key, problems.into_iter().collect());
+        self.labels.is_none() && self.members.is_empty() && self.services.is_empty()
+    }
+
+    fn own_object(&mut self, object: Option<&Arc<Object>>, context: &mut Context<'_>) {
+        let before = self.word();
+        match object.map(AsRef::as_ref) {
+            Some(Object::Namespace(object)) => {
+                self.labels = Some(object.metadata.labels.clone());
+                self.is_lost = false;
             }
-            Object::Pod(pod) => translated.pod(key, pod, labels, &mut members),
-            Object::WorkloadEntry(entry) => translated.workload_entry(key, entry, &mut members),
-            Object::EndpointSlice(slice) => match slice.service() {
-                Some(service) => members.slices.entry(service).or_default().push(slice),
-                None => translated.problem(
-                    key,
-                    "metadata.labels: `kubernetes.io/service-name` is missing, so it belongs to no service",
-                ),
+            _ if self.members.has_pods() => self.is_lost = self.labels.is_some(),
+            _ => self.labels = None,
+        }
+        if self.word() == before {
+            return;
+        }
+        let first = self.key(Kind::Pod, &Arc::default());
+        for (key, _) in context.objects.range(first..) {
+            if key.kind != Kind::Pod || key.namespace != self.name {
+                break;
+            }
+            self.pod(key, context);
+        }
+    }
+
+    /// All that its labels say of its pods.
+    fn word(&self) -> Option<bool> {
+        self.labels.as_ref().map(workload::is_ambient)
+    }
+
+    fn pod(&mut self, key: &ObjectKey, context: &mut Context<'_>) {
+        let object = context.objects.get(key);
+        let (mut made, mut problem) = (None, None);
+        if let Some(Object::Pod(pod)) = object.map(AsRef::as_ref) {
+            let labels = self.labels.as_ref();
+            match workload::of_pod(&self.name, pod, labels, context.settings) {
+                Ok(workload) => made = workload,
+                Err(error) => problem = Some(error.to_string()),
+            }
+        }
+        context.problems.set(key, problem.into_iter().collect());
+        let was_there = self.members.pod(&key.name).is_some();
+        let is_there = made.is_some();
+        if was_there || is_there {
+            self.set_member(key, object.zip(made), context);
+        }
+        if was_there != is_there {
+            // A machine of the same name gives way to the pod, and comes back after it.
+            self.workload_entry(&self.key(Kind::WorkloadEntry, &key.name), context);
+        }
+    }
+
+    fn workload_entry(&mut self, key: &ObjectKey, context: &mut Context<'_>) {
+        let has_pod = self.members.pod(&key.name).is_some();
+        let object = context.objects.get(key);
+        let (mut made, mut problems) = (None, Vec::new());
+        if let Some(Object::WorkloadEntry(entry)) = object.map(AsRef::as_ref) {
+            if has_pod {
+                let message = "a pod of the namespace has the same name: rename one of them";
+                problems.push(message.to_owned());
+            } else {
+                if entry.spec.ip().is_none() {
+                    problems.push(format!(
+                        "spec.address: `{}` is not an IP address: host names are not resolved",
+                        entry.spec.address
+                    ));
+                }
+                match workload::of_workload_entry(&self.name, entry, context.settings) {
+                    Ok(workload) => made = Some(workload),
+                    Err(error) => problems.push(error.to_string()),
+                }
+            }
+        }
+        context.problems.set(key, problems);
+        if !has_pod && (made.is_some() || self.members.get(&key.name).is_some()) {
+            self.set_member(key, object.zip(made), context);
+        }
+    }
+
+    fn set_member(
+        &mut self,
+        key: &ObjectKey,
+        made: Option<(&Arc<Object>, Workload)>,
+        context: &mut Context<'_>,
+    ) {
+        let name = &key.name;
+        let known = self.members.get(name).map(|member| &member.workload);
+        let after = made.map(|(object, workload)| Member {
+            object: Arc::clone(object),
+            workload: match known {
+                Some(known) if **known == workload => Arc::clone(known),
+                _ => Arc::new(workload),
             },
-            _ => {}
+        });
+        let before = self.members.set(name, after.as_ref());
+        let uid = |member: &Option<Member>| member.as_ref().map(|it| it.workload.uid.clone());
+        if let Some(Member { workload, .. }) = &after
+            && !before
+                .as_ref()
+                .is_some_and(|it| Arc::ptr_eq(&it.workload, workload))
+        {
+            context.snapshot.insert_workload(Arc::clone(workload));
         }
-    }
-    if !members.pods.is_empty() {
-        translated.labels = labels.cloned();
-        if is_lost {
-            let message = "is gone, but its pods are not: its last labels stay in force for them";
-            translated.problem(&object_of(namespace), message);
+        if let Some(former) = uid(&before).filter(|former| uid(&after).as_ref() != Some(former)) {
+            context.snapshot.remove_workload(&former);
         }
-    }
-    for (key, object) in of_namespace(objects, namespace) {
-        match &**object {
-            Object::Service(object) => service::of_service(key, object, &members, &mut translated),
-            Object::ServiceEntry(entry) => {
-                service::of_service_entry(key, entry, &members, &mut translated);
-            }
-            _ => {}
-        }
-    }
-    translated
-}
-
-impl Translated {
-    pub(super) fn problem(&mut self, key: &ObjectKey, message: impl Into<String>) {
-        self.problems.push(ObjectProblem::new(key, message.into()));
+        let change = [before.as_ref(), after.as_ref()];
+        self.services.member(name, change, &self.members, context);
     }
 
-    pub(super) fn address(&mut self, workload: Workload, owner: &ObjectKey) {
-        if self.addresses.insert(workload.uid.clone()) {
-            self.workloads.push((workload, owner.clone()));
+    fn key(&self, kind: Kind, name: &Arc<str>) -> ObjectKey {
+        ObjectKey {
+            namespace: Arc::clone(&self.name),
+            kind,
+            name: Arc::clone(name),
         }
-    }
-
-    fn pod<'a>(
-        &mut self,
-        key: &'a ObjectKey,
-        pod: &'a Pod,
-        namespace_labels: Option<&Labels>,
-        members: &mut Members<'a>,
-    ) {
-        let made = workload::of_pod(members.namespace, pod, namespace_labels, members.settings);
-        match made {
-            Ok(Some(workload)) => {
-                let member = PodMember {
-                    pod,
-                    uid: workload.uid.clone(),
-                    addresses: workload.addresses.clone(),
-                };
-                members.pods.insert(&key.name, member);
-                self.workloads.push((workload, key.clone()));
-            }
-            Ok(None) => {}
-            Err(error) => self.problem(key, error.to_string()),
-        }
-    }
-
-    fn workload_entry<'a>(
-        &mut self,
-        key: &'a ObjectKey,
-        entry: &'a WorkloadEntry,
-        members: &mut Members<'a>,
-    ) {
-        if members.pods.contains_key(&*key.name) {
-            return self.problem(
-                key,
-                "a pod of the namespace has the same name: rename one of them",
-            );
-        }
-        if entry.spec.ip().is_none() {
-            let message = format!(
-                "spec.address: `{}` is not an IP address: host names are not resolved",
-                entry.spec.address
-            );
-            self.problem(key, message);
-        }
-        match workload::of_workload_entry(members.namespace, entry, members.settings) {
-            Ok(workload) => {
-                members.entries.push(EntryMember {
-                    entry,
-                    uid: workload.uid.clone(),
-                    labels: workload.labels.clone(),
-                    has_address: !workload.addresses.is_empty(),
-                });
-                self.workloads.push((workload, key.clone()));
-            }
-            Err(error) => self.problem(key, error.to_string()),
-        }
-    }
-}
-
-/// In the order of their kinds: the namespace first, what refers to others last.
-fn of_namespace<'a>(
-    objects: &'a BTreeMap<ObjectKey, Arc<Object>>,
-    namespace: &'a str,
-) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Object>)> {
-    let first = ObjectKey {
-        name: "".into(),
-        ..object_of(namespace)
-    };
-    objects
-        .range(first..)
-        .take_while(move |(key, _)| *key.namespace == *namespace)
-}
-
-/// The key of the namespace's own object.
-fn object_of(namespace: &str) -> ObjectKey {
-    ObjectKey {
-        namespace: namespace.into(),
-        kind: Kind::Namespace,
-        name: namespace.into(),
     }
 }

@@ -1,8 +1,7 @@
 //! Policies to what decides, and what their authors should know.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use super::ObjectProblem;
 use crate::{
     mesh::policy::{Policy, PolicyKey, PolicyKind},
     source::kubernetes_objects::{Kind, Object, ObjectKey, security::authorization::unenforceable},
@@ -30,26 +29,19 @@ pub(super) fn of(object: &Object) -> Option<Policy> {
     }
 }
 
-/// What of readable policies can't be enforced, and what stands in for those that can't be read.
-pub(super) fn problems(objects: &BTreeMap<ObjectKey, Arc<Object>>) -> Vec<ObjectProblem> {
-    let mut problems = Vec::new();
-    for (key, object) in objects {
-        match &**object {
-            Object::AuthorizationPolicy(policy) => {
-                let unenforceable = unenforceable(policy);
-                problems.extend(
-                    unenforceable.map(|(path, message)| {
-                        ObjectProblem::new(key, format!("{path}: {message}"))
-                    }),
-                );
-            }
-            Object::Unreadable(policy) => problems.push(ObjectProblem {
-                key: key.clone(),
-                object: policy.denial.policy.to_string(),
-                message: format!("denies {}: {}", policy.target, policy.denial.reason),
-            }),
-            _ => {}
+/// What of a readable policy can't be enforced, or what stands in for one that can't be read; and
+/// how people call it.
+pub(super) fn problems(key: &ObjectKey, object: Option<&Object>) -> (String, Vec<String>) {
+    match object {
+        Some(Object::AuthorizationPolicy(policy)) => {
+            let problems =
+                unenforceable(policy).map(|(path, message)| format!("{path}: {message}"));
+            (key.to_string(), problems.collect())
         }
+        Some(Object::Unreadable(policy)) => {
+            let problem = format!("denies {}: {}", policy.target, policy.denial.reason);
+            (policy.denial.policy.to_string(), vec![problem])
+        }
+        _ => (key.to_string(), Vec::new()),
     }
-    problems
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+mod incremental;
 mod membership;
 
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     mesh::{
-        PodName, Service, Workload,
+        PodName, Service, ServiceKey, Workload,
         workload::{Health, TunnelProtocol, WorkloadKind},
     },
     source::{

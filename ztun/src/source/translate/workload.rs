@@ -235,7 +235,7 @@ fn kubelet_uid(metadata: &Metadata) -> Arc<str> {
     uid.map(Arc::clone).unwrap_or_default()
 }
 
-fn is_ambient(labels: &Labels) -> bool {
+pub(super) fn is_ambient(labels: &Labels) -> bool {
     labels
         .get(DATAPLANE_MODE)
         .is_some_and(|mode| &**mode == "ambient")

@@ -1,0 +1,142 @@
+//! What Istio's ztunnel and Envoy answer on their admin port, from what this daemon has.
+
+use std::sync::Arc;
+
+use ::http::{Method, StatusCode, Uri, request::Parts};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use super::{http::Answer, server::Api};
+use crate::{cert::CertificateStatus, config::Config, mesh::Snapshot};
+
+const INDEX: &str = "\
+GET  /config_dump                          workloads, services, policies, certificates, configuration
+POST /logging                              the log filter in force
+POST /logging?level=LEVEL                  changes the level of what has none of its own
+POST /logging?level=MODULE:LEVEL[,...]     changes that of modules, such as ztun::proxy:debug
+POST /logging?reset[&level=...]            goes back to the configured filter first
+";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigDump<'a> {
+    version: &'static str,
+    #[serde(flatten)]
+    mesh: &'a Snapshot,
+    certificates: Vec<CertificateStatus>,
+    config: &'a Config,
+}
+
+pub fn handler(api: Arc<Api>) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| match request.uri.path() {
+        "/" => Some(Answer::text(StatusCode::OK, INDEX.to_owned())),
+        "/config_dump" => Some(config_dump(&api)),
+        "/logging" => Some(logging(request, &api)),
+        _ => None,
+    }
+}
+
+fn config_dump(api: &Api) -> Answer {
+    let dump = ConfigDump {
+        version: env!("CARGO_PKG_VERSION"),
+        mesh: &api.status.mesh.snapshot(),
+        certificates: api.status.certificates.status(),
+        config: &api.config,
+    };
+    match serde_json::to_string_pretty(&dump) {
+        Ok(body) => Answer {
+            status: StatusCode::OK,
+            content_type: "application/json",
+            body,
+        },
+        Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn logging(request: &Parts, api: &Api) -> Answer {
+    if request.method != Method::POST {
+        return Answer::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("POST only\n\n{INDEX}"),
+        );
+    }
+    let (level, reset) = (
+        parameter(&request.uri, "level"),
+        parameter(&request.uri, "reset"),
+    );
+    if level.is_some() || reset.is_some() {
+        let from = if reset.is_some() {
+            api.config.log_filter.clone()
+        } else {
+            api.log.text()
+        };
+        let filter = with_levels(&from, &level.unwrap_or_default());
+        if let Err(error) = api.log.set(&filter) {
+            return Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n\n{INDEX}"));
+        }
+    }
+    Answer::text(
+        StatusCode::OK,
+        format!("current log level is {}\n", api.log.text()),
+    )
+}
+
+/// The first of a query's parameters with this name, which may have no value.
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let parameters = uri.query()?.split('&');
+    let mut pairs = parameters.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
+/// `filter` with some levels changed, which are written `LEVEL` or `MODULE:LEVEL`.
+fn with_levels(filter: &str, changes: &str) -> String {
+    let changes = directives(changes).map(|change| match change.rsplit_once(':') {
+        Some((module, level)) if !change.contains('=') => format!("{module}={level}"),
+        _ => change.to_owned(),
+    });
+    let changes: Vec<_> = changes.collect();
+    let is_changed = |kept: &&str| changes.iter().any(|change| target(change) == target(kept));
+    let kept = directives(filter).filter(|kept| !is_changed(kept));
+    let all: Vec<_> = kept.chain(changes.iter().map(String::as_str)).collect();
+    all.join(",")
+}
+
+fn directives(filter: &str) -> impl Iterator<Item = &str> {
+    let directives = filter.split(',').map(str::trim);
+    directives.filter(|directive| !directive.is_empty())
+}
+
+/// What a directive is about; `None` is everything else.
+fn target(directive: &str) -> Option<&str> {
+    directive.rsplit_once('=').map(|(target, _)| target)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_changed_and_the_others_stay() {
+        for (filter, changes, expected) in [
+            ("info", "debug", "debug"),
+            ("info,ztun=debug", "warn", "ztun=debug,warn"),
+            ("info", "ztun::proxy:trace", "info,ztun::proxy=trace"),
+            ("info,a=debug", "a:info,b=off", "info,a=info,b=off"),
+            ("info", "", "info"),
+        ] {
+            assert_eq!(with_levels(filter, changes), expected, "{filter} {changes}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_found_by_name_with_and_without_a_value() {
+        let uri: Uri = "/logging?x=1&level=ztun%3A%3Aproxy:debug&reset"
+            .parse()
+            .unwrap();
+        assert_eq!(parameter(&uri, "level").unwrap(), "ztun::proxy:debug");
+        assert_eq!(parameter(&uri, "reset").unwrap(), "");
+        assert_eq!(parameter(&uri, "lev"), None);
+    }
+}
