@@ -5,11 +5,11 @@ mod ca_faults;
 mod connect;
 mod embedded;
 mod fake_ca;
-mod given;
 mod grpc;
 mod handshake;
 mod issuing;
 mod log;
+mod managed;
 mod manager;
 mod negotiation;
 
