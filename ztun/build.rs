@@ -5,7 +5,11 @@
 //! or the absolute path of a toolchain folder with a prebuilt core library for the kernel's target.
 //! `cargo xtask build` sets it. Without it the daemon builds, and says at start what it lacks.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    hash::{DefaultHasher, Hasher as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use aya_build::{Package, Toolchain};
@@ -19,11 +23,23 @@ fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={PROTO}");
     generate_wire_formats()?;
+    let out = env::var_os("OUT_DIR").context("OUT_DIR is not set: run this by cargo")?;
+    let object = PathBuf::from(out).join(PROGRAMS);
+    build_programs(&object)?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&fs::read(object)?);
+    // By it a daemon knows whether an earlier one loaded the same programs.
+    println!(
+        "cargo:rustc-env=ZTUN_PROGRAMS_DIGEST={:016x}",
+        hasher.finish()
+    );
+    Ok(())
+}
+
+fn build_programs(object: &Path) -> anyhow::Result<()> {
     let toolchain = env::var(TOOLCHAIN).unwrap_or_default();
     if toolchain.is_empty() {
-        let out = env::var_os("OUT_DIR").context("OUT_DIR is not set: run this by cargo")?;
-        fs::write(PathBuf::from(out).join(PROGRAMS), [])?;
-        return Ok(());
+        return Ok(fs::write(object, [])?);
     }
     if toolchain.starts_with('/') {
         allow_unstable_features_of_aya();

@@ -95,7 +95,9 @@ fn are_installed(programs: &[String]) -> Result<(), String> {
         !directories.any(|directory| directory.join(program).exists())
     };
     match programs.iter().find(is_missing) {
-        Some(program) => Err(format!("needs {program}: install it")),
+        Some(program) => Err(format!(
+            "needs {program}: `cargo xtask setup` provides it where it can"
+        )),
         None => Ok(()),
     }
 }

@@ -58,6 +58,17 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
+/// Has a command find programs in `dir` first.
+pub fn put_on_path(command: &mut Command, dir: &Path) {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = std::iter::once(dir.to_owned()).chain(env::split_paths(&path));
+    // A folder with a colon in its name cannot be on a PATH: whoever needs its programs says that
+    // there are none.
+    if let Ok(path) = env::join_paths(dirs) {
+        command.env("PATH", path);
+    }
+}
+
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

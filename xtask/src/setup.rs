@@ -12,6 +12,7 @@ pub mod apt;
 mod bpf_linker;
 pub mod cache;
 mod debian;
+mod envoy;
 mod packages;
 mod rustup;
 
@@ -25,7 +26,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use self::{cache::Cache, rustup::Nightly};
-use crate::process::say;
+use crate::process::{self, say};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,6 +38,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     if !args.toolchain_only {
         packages()?;
+        envoy()?;
     }
     let toolchain = toolchain()?;
     say(format_args!(
@@ -46,6 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+pub use envoy::provide as envoy;
 pub use packages::{install as install_packages, provide as packages};
 
 /// Read by ztun/build.rs, and by us where somebody brings a toolchain of their own.
@@ -81,13 +84,7 @@ impl Toolchain {
     pub fn apply<'a>(&self, cargo: &'a mut Command) -> &'a mut Command {
         cargo.env(VARIABLE, &self.rust);
         if let Some(dir) = &self.linker_dir {
-            let path = env::var_os("PATH").unwrap_or_default();
-            let dirs = std::iter::once(dir.clone()).chain(env::split_paths(&path));
-            // A folder with a colon in its name cannot be on a PATH: leave PATH as it is, and
-            // the build says that there is no bpf-linker.
-            if let Ok(path) = env::join_paths(dirs) {
-                cargo.env("PATH", path);
-            }
+            process::put_on_path(cargo, dir);
         }
         cargo
     }

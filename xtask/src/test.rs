@@ -85,6 +85,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
     let settings = Settings {
         daemon: prepared.daemon,
+        envoy: prepared.envoy,
         require_all: skip_policy == SkipPolicy::Forbid,
         test_threads: args.test_threads,
         deadline: Duration::from_mins(args.deadline),
@@ -107,6 +108,8 @@ struct Prepared {
     toolchain: Option<setup::Toolchain>,
     /// Built only where a group drives it.
     daemon: Option<PathBuf>,
+    /// The folder with it, where a group drives it and it can be had.
+    envoy: Option<PathBuf>,
 }
 
 /// Sets up what the groups need. Where none drives the daemon, a toolchain that happens to be
@@ -116,14 +119,21 @@ fn prepare(groups: &[Group]) -> Result<Prepared> {
         return Ok(Prepared {
             toolchain: setup::toolchain_if_present(),
             daemon: None,
+            envoy: None,
         });
     }
     setup::packages()?;
+    let envoy = if groups.contains(&Group::Interop) {
+        setup::envoy()?
+    } else {
+        None
+    };
     let toolchain = setup::toolchain()?;
     let daemon = build::daemon(Profile::Dev, &toolchain)?;
     Ok(Prepared {
         toolchain: Some(toolchain),
         daemon: Some(daemon),
+        envoy,
     })
 }
 

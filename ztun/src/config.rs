@@ -4,6 +4,7 @@
 //! A setting has one name everywhere: `timeouts.tcpConnect` in the file, `ZTUN_TIMEOUTS_TCP_CONNECT`
 //! in the environment, `--set timeouts.tcpConnect=10s` as a flag; the usual ones have flags of their own.
 
+mod ca;
 mod sources;
 mod value;
 
@@ -12,9 +13,12 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Du
 use serde::Serialize;
 
 use self::sources::Reader;
-pub use self::sources::{ConfigFlags, ConfigSources};
+pub use self::{
+    ca::{Authentication, CaConfig, RateLimits, SignerSource, TokenReviewSettings},
+    sources::{ConfigFlags, ConfigSources},
+};
 use crate::{
-    cert::CaAddress,
+    cert::{CaAddress, KeyExchange},
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -57,6 +61,7 @@ pub struct Config {
     pub same_node: SameNode,
     #[serde(with = "value::duration")]
     pub certificate_lifetime: Duration,
+    pub tls: Tls,
     pub log_format: LogFormat,
     /// Such as `info` or `info,ztun::proxy=debug`.
     pub log_filter: String,
@@ -92,6 +97,12 @@ pub enum SameNode {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    pub key_exchange: KeyExchange,
 }
 
 /// How long each stage may take.
@@ -146,7 +157,13 @@ impl Config {
         );
         let config = Self::read(&mut read, state_directory, &hostname, &cores, &ca_directory);
         if let Some(config) = &config {
-            config.check_addresses(&mut read);
+            let admin = config.admin_address.map(|admin| ("adminAddress", admin));
+            let addresses = [
+                ("readinessAddress", config.readiness_address),
+                ("metricsAddress", config.metrics_address),
+            ];
+            let addresses: Vec<_> = addresses.into_iter().chain(admin).collect();
+            read.check_addresses(&addresses);
         }
         let errors = read.finish();
         match config {
@@ -199,6 +216,11 @@ impl Config {
         let data_threads = read.setting("dataThreads", cores, value::count);
         let same_node = read.setting("sameNode", "direct", value::same_node);
         let certificate_lifetime = read.setting("certificateLifetime", "24h", value::duration);
+        let key_exchange = read.setting(
+            "tls.keyExchange",
+            KeyExchange::default().as_str(),
+            value::key_exchange,
+        );
         let log_format = read.setting("logFormat", "text", value::log_format);
         let log_filter = read.setting("logFilter", "info", value::log_filter);
         let timeouts = Timeouts::read(read);
@@ -222,34 +244,14 @@ impl Config {
             data_threads: data_threads?,
             same_node: same_node?,
             certificate_lifetime: certificate_lifetime?,
+            tls: Tls {
+                key_exchange: key_exchange?,
+            },
             log_format: log_format?,
             log_filter: log_filter?,
             timeouts: timeouts?,
             limits: limits?,
         })
-    }
-
-    fn check_addresses(&self, read: &mut Reader) {
-        let addresses = [
-            ("readinessAddress", Some(self.readiness_address)),
-            ("metricsAddress", Some(self.metrics_address)),
-            ("adminAddress", self.admin_address),
-        ];
-        let addresses: Vec<_> = addresses
-            .into_iter()
-            .filter_map(|(key, address)| Some((key, address?)))
-            .collect();
-        for (index, (key, address)) in addresses.iter().enumerate() {
-            let same = addresses[..index]
-                .iter()
-                .find(|(_, other)| other == address);
-            // Port 0 is any free one.
-            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
-                read.error(format!(
-                    "{key} and {other} are both {address}: give each its own"
-                ));
-            }
-        }
     }
 }
 

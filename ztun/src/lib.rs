@@ -1,5 +1,6 @@
 //! The daemon's parts, as a library for its binary, its tests and its tools.
 
+pub mod ca;
 pub mod cert;
 pub mod cli;
 pub mod config;

@@ -57,6 +57,15 @@ impl Cache {
             dir: self.root.join(name),
         }
     }
+
+    /// A cache of a test's own.
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            _lock: None,
+        }
+    }
 }
 
 pub struct Entry {

@@ -83,14 +83,7 @@ pub fn provide() -> Result<()> {
         "installing what tests drive: {names} (their services stay stopped)"
     ));
     let _quiet = StoppedServices::new()?;
-    if let Err(error) = install(&missing) {
-        say(format_args!(
-            "{error:#}: once more with fresh package lists"
-        ));
-        apt::update()?;
-        install(&missing)?;
-    }
-    Ok(())
+    install_with_fresh_lists(&missing)
 }
 
 fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
@@ -99,6 +92,18 @@ fn missing(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
         .filter(|needed| !is_there(needed.program))
         .map(|needed| needed.package)
         .collect()
+}
+
+/// Installs packages with apt, whose lists may be old, or missing.
+pub fn install_with_fresh_lists(packages: &[&str]) -> Result<()> {
+    if let Err(error) = install(packages) {
+        say(format_args!(
+            "{error:#}: once more with fresh package lists"
+        ));
+        apt::update()?;
+        install(packages)?;
+    }
+    Ok(())
 }
 
 /// Installs packages with apt.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     cargo::TestBinary,
+    process,
     setup::Toolchain,
     vm::{self, Matrix},
 };
@@ -21,6 +22,8 @@ use crate::{
 pub struct Settings {
     /// The daemon that the tests start.
     pub daemon: Option<PathBuf>,
+    /// The folder with Envoy.
+    pub envoy: Option<PathBuf>,
     /// Tells tests to fail where they would skip.
     pub require_all: bool,
     pub test_threads: Option<u16>,
@@ -165,6 +168,9 @@ impl Settings {
         }
         if let Some(daemon) = &self.daemon {
             command.env("ZTUN_BIN", daemon);
+        }
+        if let Some(envoy) = &self.envoy {
+            process::put_on_path(&mut command, envoy);
         }
         if self.require_all {
             command.env("ZTUN_TEST_REQUIRE_ALL", "1");

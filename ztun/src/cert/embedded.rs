@@ -7,8 +7,8 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::{
     CaError, CertificateAuthority, CertificateRequest, IssuedChain,
     clock::{Clock, SystemClock},
+    private_file::{self, PrivateFileError},
     root::{self, Root},
 };
 use crate::mesh::{Identity, TrustDomain};
@@ -42,15 +43,13 @@ pub enum EmbeddedCaError {
     Create { path: PathBuf, source: io::Error },
     #[error("can't read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error(
-        "{path} has mode {mode:04o}, so that others could use or replace the root key: run `chmod {fix:o} {path}`"
-    )]
-    Permissions { path: PathBuf, mode: u32, fix: u32 },
+    #[error(transparent)]
+    Private(#[from] PrivateFileError),
     #[error(
         "{certificate} has no key beside it: put {ROOT_KEY} back, or remove {certificate} to start a new root"
     )]
     KeyMissing { certificate: PathBuf },
-    #[error("{path} is not an ECDSA P-256 private key in PKCS #8 PEM: {reason}")]
+    #[error("{path} is not a private key in PKCS #8 PEM that can sign here: {reason}")]
     Key { path: PathBuf, reason: String },
     #[error("{path} can't be used as the root: {reason}")]
     Certificate { path: PathBuf, reason: String },
@@ -60,6 +59,29 @@ impl EmbeddedCa {
     /// Reads the root in `directory`, made first if there is none. Any number of processes may do
     /// this at the same time: all get the same root.
     pub fn open(directory: &Path, trust_domain: TrustDomain) -> Result<Self, EmbeddedCaError> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            root: Root::of_directory(directory, trust_domain)?,
+        })
+    }
+
+    /// Signs a request that came from elsewhere; whether the caller may have it is the caller's to check.
+    pub fn sign(
+        &self,
+        identity: &Identity,
+        csr: &CertificateSigningRequestDer<'_>,
+        lifetime: Duration,
+    ) -> Result<IssuedChain, CaError> {
+        self.root.sign(identity, csr, lifetime, SystemClock.now())
+    }
+}
+
+impl Root {
+    /// As [`EmbeddedCa::open`].
+    pub fn of_directory(
+        directory: &Path,
+        trust_domain: TrustDomain,
+    ) -> Result<Self, EmbeddedCaError> {
         ensure_directory(directory)?;
         let certificate = directory.join(ROOT_CERTIFICATE);
         // Asked for before the key, which comes first into being: a certificate that is
@@ -79,25 +101,10 @@ impl EmbeddedCa {
             path: certificate.clone(),
             source,
         })?;
-        let root =
-            Root::new(key, bundle, trust_domain).map_err(|error| EmbeddedCaError::Certificate {
-                path: certificate,
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
-            directory: directory.to_owned(),
-            root,
+        Self::new(key, &bundle, trust_domain).map_err(|error| EmbeddedCaError::Certificate {
+            path: certificate,
+            reason: error.to_string(),
         })
-    }
-
-    /// Signs a request that came from elsewhere; whether the caller may have it is the caller's to check.
-    pub fn sign(
-        &self,
-        identity: &Identity,
-        csr: &CertificateSigningRequestDer<'_>,
-        lifetime: Duration,
-    ) -> Result<IssuedChain, CaError> {
-        self.root.sign(identity, csr, lifetime, SystemClock.now())
     }
 }
 
@@ -130,43 +137,18 @@ fn ensure_directory(directory: &Path) -> Result<(), EmbeddedCaError> {
         source,
     })?;
     // Others may look into it, but who can write here can put another root in place.
-    refuse_mode(directory, &metadata, 0o022, 0o700)
+    Ok(private_file::refuse_mode(
+        directory, &metadata, 0o022, 0o700,
+    )?)
 }
 
 fn read_key(path: &Path) -> Result<Option<KeyPair>, EmbeddedCaError> {
-    let failed = |source| EmbeddedCaError::Read {
-        path: path.to_owned(),
-        source,
+    let Some(pem) = private_file::read(path)? else {
+        return Ok(None);
     };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    // Of the open file, which can't be exchanged between the check and the use.
-    refuse_mode(path, &file.metadata().map_err(failed)?, 0o077, 0o600)?;
-    let mut pem = Zeroizing::new(String::new());
-    file.read_to_string(&mut pem).map_err(failed)?;
     KeyPair::from_pkcs8_pem_and_sign_algo(&pem, &PKCS_ECDSA_P256_SHA256)
         .map(Some)
         .map_err(|error| key_error(path, error))
-}
-
-fn refuse_mode(
-    path: &Path,
-    metadata: &fs::Metadata,
-    refused: u32,
-    fix: u32,
-) -> Result<(), EmbeddedCaError> {
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & refused == 0 {
-        return Ok(());
-    }
-    Err(EmbeddedCaError::Permissions {
-        path: path.to_owned(),
-        mode,
-        fix,
-    })
 }
 
 /// Makes a key, unless somebody else has made one meanwhile: then theirs is returned.
@@ -226,7 +208,7 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn key_error(path: &Path, error: impl fmt::Display) -> EmbeddedCaError {
+pub(super) fn key_error(path: &Path, error: impl fmt::Display) -> EmbeddedCaError {
     EmbeddedCaError::Key {
         path: path.to_owned(),
         reason: error.to_string(),

@@ -129,6 +129,7 @@ impl Keeper {
             &key,
             issued,
             Arc::clone(&settings.trust_domains),
+            settings.key_exchange,
             now,
         )
     }

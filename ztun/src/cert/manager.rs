@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
-    CertificateAuthority, WorkloadCertificate,
+    CertificateAuthority, KeyExchange, WorkloadCertificate,
     clock::{Clock, rfc3339},
     failures::FailureLog,
     keeper::{Keeper, Phase, Shared, State},
@@ -27,6 +27,7 @@ use crate::{
 pub struct CertificateSettings {
     /// Clients of these are let in; which of their identities may enter is policy's business.
     pub trust_domains: Arc<[TrustDomain]>,
+    pub key_exchange: KeyExchange,
     /// Asked of the CA.
     pub lifetime: Duration,
     /// How long [`CertificateManager::certificate`] waits.
@@ -95,6 +96,7 @@ impl CertificateSettings {
     pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
         Self {
             trust_domains: trust_domains.into(),
+            key_exchange: KeyExchange::default(),
             lifetime: Duration::from_hours(24),
             wait: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),

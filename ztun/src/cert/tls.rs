@@ -1,18 +1,11 @@
 //! TLS as the mesh speaks it: 1.3 only, hybrid key exchange first, both sides present a certificate.
 
-use std::{
-    io,
-    sync::{Arc, LazyLock},
-};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, CommonState, Error, RootCertStore,
-    ServerConfig,
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, Error, NamedGroup,
+    PeerIncompatible, RootCertStore, ServerConfig,
     client::Resumption,
-    crypto::{
-        CryptoProvider,
-        aws_lc_rs::{cipher_suite, default_provider, kx_group},
-    },
     pki_types::UnixTime,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -21,6 +14,7 @@ use rustls::{
 use time::OffsetDateTime;
 
 use super::{
+    KeyExchange,
     clock::rfc3339,
     verifier::{ClientIdentityVerifier, PeerError, ServerIdentityVerifier},
 };
@@ -29,26 +23,39 @@ use crate::mesh::{Identity, TrustDomain};
 /// The only protocol spoken over the mesh's TLS.
 pub const ALPN: &[u8] = b"h2";
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-        ],
-        // The peer may insist on the hybrid or know only the classical ones: offer all, hybrid first.
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ],
-        ..default_provider()
-    })
-});
+/// What both sides agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    pub key_exchange: Option<NamedGroup>,
+    pub cipher_suite: Option<CipherSuite>,
+}
 
-/// The cryptography of every mesh connection.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::clone(&PROVIDER)
+impl Negotiated {
+    pub fn of(connection: &CommonState) -> Self {
+        Self {
+            key_exchange: connection
+                .negotiated_key_exchange_group()
+                .map(|group| group.name()),
+            cipher_suite: connection
+                .negotiated_cipher_suite()
+                .map(|suite| suite.suite()),
+        }
+    }
+}
+
+impl fmt::Display for Negotiated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (group, suite) = (
+            self.key_exchange.and_then(|group| group.as_str()),
+            self.cipher_suite.and_then(|suite| suite.as_str()),
+        );
+        write!(
+            f,
+            "{} {}",
+            group.unwrap_or("unknown"),
+            suite.unwrap_or("unknown")
+        )
+    }
 }
 
 /// Refuses a connection whose handshake chose no ALPN protocol: rustls refuses a wrong offer by
@@ -84,10 +91,11 @@ pub(super) fn server_config(
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     trusted: Arc<[TrustDomain]>,
+    key_exchange: KeyExchange,
 ) -> Result<ServerConfig, Error> {
     let clients = ClientIdentityVerifier::new(roots, trusted)
         .map_err(|error| Error::General(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(key_exchange.provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(clients))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
@@ -101,9 +109,10 @@ pub(super) fn client_config(
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     expected: Arc<[Identity]>,
+    key_exchange: KeyExchange,
 ) -> Result<ClientConfig, Error> {
     let servers = ServerIdentityVerifier::new(roots, expected);
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(key_exchange.provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(servers))
@@ -137,6 +146,9 @@ pub(super) fn describe(error: &Error) -> String {
             "no certificate was presented; in the mesh every client presents one".into()
         }
         Error::NoApplicationProtocol => "the peer does not offer HTTP/2 (ALPN h2)".into(),
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => {
+            "the peer offers no key exchange that this side accepts; compare `tls.keyExchange` of both sides".into()
+        }
         Error::PeerIncompatible(cause) => {
             format!("the peer does not speak the mesh's TLS 1.3: {cause:?}")
         }
@@ -165,6 +177,9 @@ fn alert_hint(alert: AlertDescription) -> String {
         }
         AlertDescription::CertificateUnknown | AlertDescription::BadCertificate => {
             "it does not accept this node's identity; its log says why".into()
+        }
+        AlertDescription::HandshakeFailure => {
+            "it accepts no key exchange or cipher suite that this side offers; compare `tls.keyExchange` of both sides".into()
         }
         AlertDescription::NoApplicationProtocol => "it does not speak HTTP/2 here".into(),
         other => format!("{other:?}"),

@@ -17,7 +17,7 @@ use rustls::{
     },
 };
 
-use super::{tls, x509};
+use super::{KeyExchange, x509};
 use crate::mesh::{Identity, TrustDomain, identity::IdentityError};
 
 /// Why a peer is not who it must be. Travels inside [`rustls::Error`]; [`PeerError::of`] finds it again.
@@ -96,7 +96,9 @@ impl ServerIdentityVerifier {
         Self {
             roots,
             expected,
-            algorithms: tls::provider().signature_verification_algorithms,
+            algorithms: KeyExchange::default()
+                .provider()
+                .signature_verification_algorithms,
         }
     }
 }
@@ -107,9 +109,10 @@ impl ClientIdentityVerifier {
         trusted: Arc<[TrustDomain]>,
     ) -> Result<Self, VerifierBuilderError> {
         // Hints name the roots to whoever connects, and our clients ignore them.
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, tls::provider())
-            .clear_root_hint_subjects()
-            .build()?;
+        let chain =
+            WebPkiClientVerifier::builder_with_provider(roots, KeyExchange::default().provider())
+                .clear_root_hint_subjects()
+                .build()?;
         Ok(Self { chain, trusted })
     }
 }

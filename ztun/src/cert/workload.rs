@@ -12,7 +12,7 @@ use rustls::{
 use time::OffsetDateTime;
 
 use super::{
-    CaError, IssuedChain,
+    CaError, IssuedChain, KeyExchange,
     clock::unix_time,
     key::WorkloadKey,
     tls,
@@ -47,6 +47,7 @@ impl WorkloadCertificate {
         key: &WorkloadKey,
         issued: IssuedChain,
         trust_domains: Arc<[TrustDomain]>,
+        key_exchange: KeyExchange,
         now: OffsetDateTime,
     ) -> Result<Self, CaError> {
         let unusable = |reason: String| CaError::Unusable {
@@ -61,13 +62,19 @@ impl WorkloadCertificate {
         let roots = trust_anchors(&issued.roots).map_err(tls)?;
         verify(&identity, &issued, &roots, now).map_err(tls)?;
 
-        let signer = key.signer().map_err(tls)?;
+        let signer = key.signer();
         let chain = [&[issued.leaf][..], &issued.intermediates].concat();
         let certified = Arc::new(CertifiedKey::new(chain, signer));
-        let server = tls::server_config(Arc::clone(&certified), Arc::clone(&roots), trust_domains)
-            .map_err(tls)?;
+        let server = tls::server_config(
+            Arc::clone(&certified),
+            Arc::clone(&roots),
+            trust_domains,
+            key_exchange,
+        )
+        .map_err(tls)?;
+        let nobody = Arc::new([]);
         let client =
-            tls::client_config(certified, Arc::clone(&roots), Arc::new([])).map_err(tls)?;
+            tls::client_config(certified, Arc::clone(&roots), nobody, key_exchange).map_err(tls)?;
         Ok(Self {
             identity,
             serial: facts.serial,

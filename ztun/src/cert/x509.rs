@@ -12,6 +12,7 @@ pub(super) struct Facts {
     /// Lower-case hexadecimal, without separators.
     pub serial: String,
     pub issuer: String,
+    pub subject: String,
     pub not_before: OffsetDateTime,
     pub not_after: OffsetDateTime,
     /// The bits of the subject public key.
@@ -25,6 +26,7 @@ impl Facts {
         Ok(Self {
             serial: format!("{:x}", parsed.serial),
             issuer: parsed.issuer().to_string(),
+            subject: parsed.subject().to_string(),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
             public_key: parsed.public_key().subject_public_key.data.to_vec(),

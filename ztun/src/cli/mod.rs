@@ -1,6 +1,7 @@
 //! The commands of `ztun`, one file each.
 
 mod authz;
+mod ca;
 mod client;
 mod cni;
 mod dump;
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Run the daemon of this node (or check its configuration with --check)
     Node(Box<node::NodeArgs>),
+    /// Run a CA that gives nodes the certificates of the workloads on them (or check its configuration)
+    Ca(Box<ca::CaArgs>),
     /// Capture a pod
     Enrol(enrol::EnrolArgs),
     /// Let go of a pod
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         Command::Cni => return cni::run(),
         Command::Node(args) => node::run(*args),
+        Command::Ca(args) => ca::run(*args),
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     config::{Config, ConfigFlags, ConfigSources},
-    node,
+    node::{self, privileges},
     observe::LogFilter,
     redirect::KernelReport,
 };
@@ -32,7 +32,8 @@ pub fn run(args: NodeArgs) -> anyhow::Result<ExitCode> {
         kernel.require()?;
         return Ok(ExitCode::SUCCESS);
     }
+    let privileges = privileges::restrict(&privileges::of_node(&config))?;
     let log = LogFilter::start(config.log_format, &config.log_filter)?;
-    node::run(config, log)?;
+    node::run(config, privileges, log)?;
     Ok(ExitCode::SUCCESS)
 }

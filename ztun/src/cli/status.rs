@@ -52,6 +52,11 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
         let _ = writeln!(text, "  problem: {problem}");
     }
     let _ = writeln!(text, "kubelet: {}", kubelet(&status.kubelet));
+    let kept = status.privileges.capabilities.join(" ");
+    let _ = writeln!(text, "capabilities: {kept}");
+    for missing in &status.privileges.missing {
+        let _ = writeln!(text, "  MISSING: {missing}");
+    }
     let _ = write!(
         text,
         "\n{}\n{}\n{}",

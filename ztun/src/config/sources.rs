@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
 };
@@ -176,6 +177,20 @@ impl Reader {
 
     pub(super) fn error(&mut self, error: String) {
         self.errors.push(error);
+    }
+
+    pub(super) fn check_addresses(&mut self, addresses: &[(&str, SocketAddr)]) {
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            let same = addresses[..index]
+                .iter()
+                .find(|(_, other)| other == address);
+            // Port 0 is any free one.
+            if let Some((other, _)) = same.filter(|_| address.port() != 0) {
+                self.error(format!(
+                    "{key} and {other} are both {address}: give each its own"
+                ));
+            }
+        }
     }
 
     /// Everything that was wrong, with what was given and never asked for.

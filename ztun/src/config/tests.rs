@@ -39,6 +39,7 @@ fn defaults_need_nothing_but_a_host() {
     assert_eq!(config.ca_directory, PathBuf::from("/var/lib/ztun/ca"));
     assert_eq!(config.timeouts.connect_response, Duration::from_secs(30));
     assert_eq!(config.same_node, SameNode::Direct);
+    assert_eq!(config.tls.key_exchange, KeyExchange::HybridPreferred);
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn a_ca_without_tls_is_an_error() {
 #[test]
 fn all_errors_are_told_at_once_with_key_source_and_what_is_allowed() {
     let mut sources = with_file(
-        "sameNode: both\ntimeouts: {drain: 30}\nmetricsAdress: x\nlimits: {connections: 0}\n",
+        "sameNode: both\ntls: {keyExchange: quantum}\ntimeouts: {drain: 30}\nmetricsAdress: x\nlimits: {connections: 0}\n",
     );
     sources.environment =
         with_environment(&[("ZTUN_LOG_FORMAT", "xml"), ("ZTUN_NODENAME", "x")]).environment;
@@ -131,6 +132,7 @@ fn all_errors_are_told_at_once_with_key_source_and_what_is_allowed() {
         "meshDirectory is `relative` (--mesh-directory): expected an absolute path",
         "sameNode is `both` (/etc/ztun.yaml:sameNode): expected `direct` or `tunnel`",
         "timeouts.drain is `30` (/etc/ztun.yaml:timeouts.drain): expected a time longer than 0 with its unit, such as 500ms, 10s, 5m or 24h",
+        "tls.keyExchange is `quantum` (/etc/ztun.yaml:tls.keyExchange): expected `hybrid-preferred`, `hybrid-only` or `classical`",
     ];
     assert_eq!(errors, expected);
 }
@@ -206,7 +208,7 @@ fn the_admin_address_is_on_loopback_or_nowhere() {
 #[test]
 fn the_effective_configuration_is_printed_in_the_form_that_is_read() {
     let config = Config::load(with_file(
-        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\nca: {address: \"https://ca:15012\"}\n",
+        "timeouts: {drain: 90s}\nlimits: {connections: 7}\nadminAddress: none\nca: {address: \"https://ca:15012\"}\ntls: {keyExchange: hybrid-only}\n",
     ))
     .unwrap();
     let printed = serde_norway::to_string(&config).unwrap();

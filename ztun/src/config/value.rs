@@ -12,7 +12,11 @@ use serde::Serializer;
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, SameNode};
-use crate::{cert::CaAddress, mesh::TrustDomain, redirect::Kubelet};
+use crate::{
+    cert::{CaAddress, KeyExchange},
+    mesh::TrustDomain,
+    redirect::Kubelet,
+};
 
 /// What a value should have been, to follow `expected`.
 pub(super) type Expected = String;
@@ -114,6 +118,12 @@ pub(super) fn same_node(value: &str) -> Result<SameNode, Expected> {
         "tunnel" => Ok(SameNode::Tunnel),
         _ => Err("`direct` or `tunnel`".to_owned()),
     }
+}
+
+pub(super) fn key_exchange(value: &str) -> Result<KeyExchange, Expected> {
+    value
+        .parse()
+        .map_err(|()| "`hybrid-preferred`, `hybrid-only` or `classical`".to_owned())
 }
 
 pub(super) fn kubelet(value: &str) -> Result<Kubelet, Expected> {

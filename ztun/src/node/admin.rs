@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ::http::{Method, StatusCode, Uri, request::Parts};
+use http::{Method, StatusCode, Uri, request::Parts};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
-use super::{http::Answer, server::Api};
-use crate::{cert::CertificateStatus, config::Config, mesh::Snapshot};
+use super::server::Api;
+use crate::{cert::CertificateStatus, config::Config, mesh::Snapshot, observe::http::Answer};
 
 const INDEX: &str = "\
 GET  /config_dump                          workloads, services, policies, certificates, configuration

@@ -3,11 +3,11 @@
 mod addresses;
 mod admin;
 pub mod api;
-mod http;
 pub mod kubelet;
 mod membership;
 mod pods;
 mod prefetch;
+pub mod privileges;
 mod readiness;
 mod records;
 mod server;
@@ -19,10 +19,10 @@ use std::{
     time::Duration,
 };
 
-use ::http::{StatusCode, request::Parts};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
+    net::TcpListener,
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
@@ -30,20 +30,27 @@ use tokio::{
 };
 
 use self::{
-    http::Answer, kubelet::KubeletProbes, membership::Membership, pods::Pods, readiness::Readiness,
-    records::Records, server::Api, server::ApiServer, status::StatusReporter,
+    kubelet::KubeletProbes,
+    membership::Membership,
+    pods::{Pods, run_blocking},
+    privileges::Privileges,
+    readiness::Readiness,
+    records::Records,
+    server::Api,
+    server::ApiServer,
+    status::StatusReporter,
 };
 use crate::{
     cert::{
         self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
-        GrpcCaSettings, clock::SystemClock,
+        GrpcCaSettings, clock::SystemClock, fips,
     },
     config::{Config, Timeouts},
     mesh::Mesh,
-    observe::{LogFilter, Metrics},
+    observe::{LogFilter, Metrics, http},
     proxy::{self, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
-    source::file::FileSource,
+    source::{self, file::FileSource},
 };
 
 /// How often pods are checked for a network namespace that went away without an unenrol, and the
@@ -54,7 +61,8 @@ const SWEEP: Duration = Duration::from_secs(2);
 ///
 /// Two runtimes: everything slow or outward (sources, certificates, the API, metrics) is on this
 /// thread's; the data path has its own, which nothing here can stall.
-pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
+pub fn run(config: Config, privileges: Privileges, log: LogFilter) -> anyhow::Result<()> {
+    privileges.log();
     let data = runtime::Builder::new_multi_thread()
         .thread_name("ztun-data")
         .worker_threads(config.data_threads.get())
@@ -65,13 +73,20 @@ pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the control runtime")?;
-    let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
+    let node = node(config, privileges, log, data.handle().clone());
+    let result = LocalSet::new().block_on(&control, node);
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
+async fn node(
+    config: Config,
+    privileges: Privileges,
+    log: LogFilter,
+    data: runtime::Handle,
+) -> anyhow::Result<()> {
+    fips::require(config.tls.key_exchange)?;
     check_kernel()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -85,11 +100,6 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     };
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
-
-    let kubelet = Arc::new(KubeletProbes::start(
-        redirect.clone(),
-        config.kubelet_cgroup.clone(),
-    ));
 
     let mesh = Mesh::empty();
     let certificates = Arc::new(certificates(&config)?);
@@ -110,9 +120,10 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         mesh.clone(),
         config.translate_settings(),
     )?);
-    let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
+    let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone(), source.clone());
+    telemetry::register(&mut registry, pods.clone());
+    source::register_metrics(&mut registry, source.clone());
     cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
@@ -120,16 +131,18 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         certificates.clone(),
     ));
 
-    tokio::task::spawn_local(http::serve(
-        readiness_listener,
-        Arc::new(readiness_handler(readiness.clone())),
-    ));
-    tokio::task::spawn_local(http::serve(
-        metrics_listener,
-        Arc::new(metrics_handler(registry)),
-    ));
+    let missing = {
+        let readiness = readiness.clone();
+        move || readiness.missing()
+    };
+    serve(readiness_listener, Arc::new(http::readiness(missing)));
+    serve(metrics_listener, Arc::new(http::metrics(registry)));
 
     pods.restore().await?;
+    // Until now an earlier daemon's program does it.
+    let cgroup = config.kubelet_cgroup.clone();
+    let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
+    let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
     tokio::task::spawn_local(membership.clone().follow());
@@ -148,6 +161,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         source,
         readiness: readiness.clone(),
         kubelet,
+        privileges,
     };
     let api = Arc::new(Api {
         pods: pods.clone(),
@@ -157,8 +171,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         log,
     });
     if let Some(listener) = admin_listener {
-        let handler = admin::handler(api.clone());
-        tokio::task::spawn_local(http::serve(listener, Arc::new(handler)));
+        serve(listener, Arc::new(admin::handler(api.clone())));
     }
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
@@ -169,16 +182,15 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     }
     readiness.draining.store(true, Ordering::Relaxed);
     pods.stop_following();
-    drain(
-        &proxy,
-        config.timeouts.drain,
-        &mut terminate,
-        &mut interrupt,
-    )
-    .await;
+    let deadline = config.timeouts.drain;
+    drain(&proxy, deadline, &mut terminate, &mut interrupt).await;
     api.abort();
     tracing::info!("ended; enrolled pods stay closed until the next start");
     Ok(())
+}
+
+fn serve(listener: TcpListener, handler: Arc<http::Handler>) {
+    tokio::task::spawn_local(http::serve(listener, handler));
 }
 
 /// Lets open connections end, until the deadline or another signal.
@@ -199,6 +211,7 @@ fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
     let settings = CertificateSettings {
         lifetime: config.certificate_lifetime,
         wait: config.timeouts.certificate,
+        key_exchange: config.tls.key_exchange,
         ..CertificateSettings::new([config.trust_domain.clone()])
     };
     let ca = certificate_authority(config)?;
@@ -247,35 +260,6 @@ async fn sweep(pods: Arc<Pods>, kubelet: Arc<KubeletProbes>) {
         ticks.tick().await;
         pods.sweep().await;
         kubelet.follow();
-    }
-}
-
-fn readiness_handler(readiness: Arc<Readiness>) -> impl Fn(&Parts) -> Option<Answer> {
-    move |request| {
-        (request.uri.path() == "/healthz/ready").then(|| match &readiness.missing()[..] {
-            [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
-            missing => Answer::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("not ready:\n{}\n", missing.join("\n")),
-            ),
-        })
-    }
-}
-
-fn metrics_handler(registry: Registry) -> impl Fn(&Parts) -> Option<Answer> {
-    move |request| {
-        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| {
-            let mut body = String::new();
-            match prometheus_client::encoding::text::encode(&mut body, &registry) {
-                Ok(()) => Answer {
-                    status: StatusCode::OK,
-                    // Prometheus 3 takes no answer whose format it isn't told.
-                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    body,
-                },
-                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        })
     }
 }
 

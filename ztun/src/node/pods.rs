@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     mesh::PodName,
-    proxy::{PodAddresses, ProxiedPod, Proxy},
+    proxy::{PodAddresses, PodListeners, ProxiedPod, Proxy},
     redirect::{CaptureState, CapturedPod, PodId, PodNetns, PodSandbox, Redirect},
 };
 
@@ -174,14 +174,35 @@ impl Pods {
                 self.release_gone(&record.sandbox).await;
                 continue;
             };
-            record.sandbox.netns = path;
+            if record.sandbox.netns != path {
+                record.sandbox.netns = path;
+                self.keep_record(&record);
+            }
             self.known().insert(pod.clone(), record.clone());
             if record.standing == Standing::Enrolled
-                && let Err(error) = self.enrol(record.sandbox, record.origin).await
+                && let Err(error) = self.take_over(record).await
             {
                 tracing::error!(%pod, %error, "pod of an earlier run can't be captured yet; it stays closed");
             }
         }
+        Ok(())
+    }
+
+    /// Captures a pod whose record says that it is captured.
+    async fn take_over(&self, record: Record) -> Result<(), PodError> {
+        let _one_at_a_time = self.change.lock().await;
+        let Record {
+            sandbox, origin, ..
+        } = record;
+        let (redirect, request) = (self.redirect.clone(), sandbox.clone());
+        let captured = run_blocking(move || redirect.take_over(&request, PodListeners::default()));
+        let captured = captured.await.map_err(|source| PodError::Capture {
+            pod: sandbox.pod.clone(),
+            source,
+        })?;
+        let pod = sandbox.pod.clone();
+        self.serve(sandbox, origin, captured)?;
+        self.known().remove(&pod);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use super::{
     kubelet::{KubeletProbes, KubeletStatus},
     membership::{Membership, Uncaptured},
     pods::Pods,
+    privileges::Privileges,
     readiness::Readiness,
 };
 use crate::{
@@ -30,6 +31,8 @@ pub struct NodeStatus {
     pub mesh: MeshStatus,
     #[serde(default)]
     pub kubelet: KubeletStatus,
+    #[serde(default)]
+    pub privileges: Privileges,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
     pub connections: Vec<ConnectionStatus>,
@@ -73,6 +76,7 @@ pub struct StatusReporter {
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
     pub kubelet: Arc<KubeletProbes>,
+    pub privileges: Privileges,
 }
 
 impl StatusReporter {
@@ -88,6 +92,7 @@ impl StatusReporter {
                 problems: self.source.problems().to_vec(),
             },
             kubelet: self.kubelet.status(),
+            privileges: self.privileges.clone(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
             connections: self.proxy.connections(),

@@ -1,26 +1,24 @@
-//! Metrics that are read where they live, when somebody asks: the kernel's counters and the source's.
+//! Metrics that are read where they live, when somebody asks: the kernel's counters.
 
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter},
     registry::Registry,
 };
 
 use super::pods::Pods;
-use crate::source::FileSource;
 
-/// Registers the metrics of the node's pods and of its source.
-pub fn register(registry: &mut Registry, pods: Arc<Pods>, source: Arc<FileSource>) {
-    registry.register_collector(Box::new(NodeCollector { pods, source }));
+/// Registers the metrics of the node's pods.
+pub fn register(registry: &mut Registry, pods: Arc<Pods>) {
+    registry.register_collector(Box::new(NodeCollector { pods }));
 }
 
 #[derive(Debug)]
 struct NodeCollector {
     pods: Arc<Pods>,
-    source: Arc<FileSource>,
 }
 
 /// A pod's series end with its enrolment, and begin at 0 when it is captured anew.
@@ -33,21 +31,6 @@ struct VerdictLabels {
 
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let rejected = ConstCounter::new(self.source.rejected());
-        rejected.encode(encoder.encode_descriptor(
-            "ztun_source_rejected",
-            "Objects and files of the mesh source that were not taken since the start",
-            None,
-            MetricType::Counter,
-        )?)?;
-        let problems =
-            ConstGauge::new(i64::try_from(self.source.problems().len()).unwrap_or(i64::MAX));
-        problems.encode(encoder.encode_descriptor(
-            "ztun_source_problems",
-            "Problems that the mesh source has now; ztun status lists them",
-            None,
-            MetricType::Gauge,
-        )?)?;
         let mut verdicts = encoder.encode_descriptor(
             "ztun_kernel_verdicts",
             "Verdicts of the kernel programs, by pod",

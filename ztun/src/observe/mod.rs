@@ -5,6 +5,7 @@ mod claimed;
 pub mod connections;
 mod denials;
 pub mod flow;
+pub mod http;
 pub mod labels;
 mod logging;
 pub mod metrics;

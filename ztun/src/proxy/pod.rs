@@ -74,3 +74,23 @@ pub struct PodListeners {
     /// Connections from outside to port 15008.
     pub inbound_hbone: Vec<TcpListener>,
 }
+
+impl PodListeners {
+    pub fn append(&mut self, mut more: Self) {
+        self.outbound.append(&mut more.outbound);
+        self.inbound_plaintext.append(&mut more.inbound_plaintext);
+        self.inbound_hbone.append(&mut more.inbound_hbone);
+    }
+
+    /// The same sockets by other descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone = |sockets: &[TcpListener]| -> io::Result<Vec<_>> {
+            sockets.iter().map(TcpListener::try_clone).collect()
+        };
+        Ok(Self {
+            outbound: clone(&self.outbound)?,
+            inbound_plaintext: clone(&self.inbound_plaintext)?,
+            inbound_hbone: clone(&self.inbound_hbone)?,
+        })
+    }
+}

@@ -24,6 +24,8 @@ pub struct AddressFollower {
     addresses: PodAddresses,
     /// The address that captured IPv4 connections show.
     source: Option<Ipv4Addr>,
+    /// Whether nobody has looked yet.
+    is_behind: bool,
 }
 
 /// What following a pod's addresses brought.
@@ -62,16 +64,34 @@ impl AddressFollower {
             maps,
             addresses,
             source,
+            is_behind: false,
+        }
+    }
+
+    /// Of a capture that an earlier daemon made: what has changed since is found at once.
+    pub(super) fn behind(
+        netns: Arc<PodNetns>,
+        changes: Changes,
+        maps: PodMaps,
+        addresses: PodAddresses,
+    ) -> Self {
+        Self {
+            is_behind: true,
+            ..Self::new(netns, changes, maps, addresses, None)
         }
     }
 
     /// Waits until the pod's addresses may have changed since the last call. Cancelled, it loses nothing.
     pub async fn changed(&self) -> io::Result<()> {
+        if self.is_behind {
+            return Ok(());
+        }
         self.changes.next().await
     }
 
     pub(super) fn catch_up(&mut self) -> Result<Followed, FollowError> {
         let netns = Arc::clone(&self.netns);
+        self.is_behind = false;
         netns.run(|| self.catch_up_inside())?
     }
 

@@ -3,20 +3,13 @@
 //! `probe` on the kubelet's cgroup records each connection that it opens in the map `PROBES`, and
 //! every pod's `steer` lets those through. Both are pinned, so that probes go on while the daemon is
 //! away.
-#![allow(unsafe_code)]
 
-use std::{
-    fs, io,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::PathBuf,
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use aya::{
-    EbpfLoader,
     maps::{HashMap, MapError},
     programs::Program,
 };
-use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use ztun_common::Flow;
 
@@ -25,7 +18,7 @@ use super::{
     hierarchy::{self, HierarchyError},
     link::{Attachment, PinnedLink},
     pins::{NODE_PROGRAM, PinDirectory, PinError},
-    programs::{self, ProgramsError},
+    programs::{self, Programs, ProgramsError},
     with_causes,
 };
 
@@ -75,14 +68,17 @@ pub enum KubeletError {
     Programs(#[from] ProgramsError),
     #[error(transparent)]
     Pins(#[from] PinError),
-    #[error("cannot tell the node's network namespace (SO_NETNS_COOKIE): {0}")]
-    Netns(io::Error),
 }
 
 /// Attaches `probe` to the kubelet's cgroup, which is another one whenever its service has started.
 ///
 /// With `anew`, also if an earlier daemon's program is attached there.
-pub fn follow(pins: &PinDirectory, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
+pub fn follow(
+    pins: &PinDirectory,
+    programs: &Programs,
+    kubelet: &Kubelet,
+    anew: bool,
+) -> Result<Probes, KubeletError> {
     let Some(path) = cgroup_of(kubelet)? else {
         detach(pins)?;
         return Ok(Probes::NoKubelet);
@@ -95,7 +91,7 @@ pub fn follow(pins: &PinDirectory, kubelet: &Kubelet, anew: bool) -> Result<Prob
     if id.is_ok_and(|id| attached == Attachment::Cgroup(id)) && !anew {
         return Ok(Probes::Unchanged);
     }
-    attach(pins, &Cgroup::open(&path)?, attached)?;
+    attach(pins, programs, &Cgroup::open(&path)?, attached)?;
     Ok(Probes::Attached(path))
 }
 
@@ -112,16 +108,14 @@ fn cgroup_of(kubelet: &Kubelet) -> Result<Option<PathBuf>, KubeletError> {
     Ok(candidates.into_iter().find(|path| path.is_dir()))
 }
 
-fn attach(pins: &PinDirectory, cgroup: &Cgroup, before: Attachment) -> Result<(), KubeletError> {
+fn attach(
+    pins: &PinDirectory,
+    programs: &Programs,
+    cgroup: &Cgroup,
+    before: Attachment,
+) -> Result<(), KubeletError> {
     let name = NODE_PROGRAM;
-    let netns = netns_cookie().map_err(KubeletError::Netns)?;
-    let mut loader = EbpfLoader::new();
-    let mut loaded = loader
-        .btf(None)
-        .map_pin_path(PROBES, pins.of_node(PROBES))
-        .override_global("NODE_NETNS", &netns, true)
-        .load(programs::object()?)
-        .map_err(|error| ProgramsError::Load(with_causes(&error)))?;
+    let mut loaded = programs.load_object()?.into_inner();
     if before == Attachment::Nothing {
         // What was open when an earlier program went was never taken out.
         let map = loaded
@@ -179,25 +173,4 @@ fn map_error(error: &MapError) -> ProgramsError {
         map: PROBES,
         reason: with_causes(error),
     }
-}
-
-/// What kernel programs know the calling thread's network namespace by (Linux 5.14).
-fn netns_cookie() -> io::Result<u64> {
-    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    let mut cookie = 0_u64;
-    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes to the cookie, which is as long.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(cookie)
 }

@@ -65,6 +65,25 @@ pub fn keyed(listeners: &PodListeners) -> impl Iterator<Item = (ListenerKey, &Tc
     })
 }
 
+/// Those of the families of which not every listener is there.
+pub fn lacking(families: &[Family], listeners: &PodListeners) -> Vec<Family> {
+    let there: Vec<ListenerKey> = keyed(listeners).map(|(key, _)| key).collect();
+    let is_whole = |family| {
+        let mut keys = Listener::ALL
+            .map(|listener| ListenerKey::new(listener, family))
+            .into_iter();
+        keys.all(|key| there.contains(&key))
+    };
+    let mut lacking: Vec<Family> = families
+        .iter()
+        .copied()
+        .filter(|&it| !is_whole(it))
+        .collect();
+    lacking.sort_unstable();
+    lacking.dedup();
+    lacking
+}
+
 fn listen(family: Family) -> io::Result<TcpListener> {
     let (domain, ip) = match family {
         Family::V4 => (Domain::IPV4, IpAddr::V4(UNREACHABLE_V4)),

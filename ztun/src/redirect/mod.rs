@@ -6,6 +6,7 @@
 //! the programs refuse and drop. So a pod whose daemon died is closed, not free.
 
 mod addresses;
+mod adopt;
 mod bpf;
 mod cgroup;
 mod changes;
@@ -46,7 +47,7 @@ use self::{
     netns::Netns,
     pins::{Generation, PinDirectory},
     prepare::Prepared,
-    programs::{AttachError, Programs},
+    programs::{AttachError, DIGEST, Programs},
     rewritten::Rewritten,
 };
 pub use self::{
@@ -135,7 +136,10 @@ impl Redirect {
     pub fn new(pin_directory: &Path) -> Result<Self, RedirectError> {
         let pins = PinDirectory::open(pin_directory)?;
         let programs = Programs::new(&[(kubelet::PROBES, pins.of_node(kubelet::PROBES))])?;
-        programs.load()?;
+        if !pins.is_loadable(DIGEST) {
+            programs.load()?;
+            pins.mark_loadable(DIGEST)?;
+        }
         Ok(Self {
             programs,
             pins,
@@ -152,8 +156,41 @@ impl Redirect {
         let netns = self.open_netns(sandbox)?;
         let cgroup = Cgroup::open(&sandbox.cgroup)?;
         let _changing = self.lock();
-        let mut prepared = netns.run(prepare::prepare)??;
-        let (maps, rewritten) = match self.attach(sandbox, &netns, &cgroup, &prepared) {
+        self.capture(sandbox, netns, &cgroup, PodListeners::default())
+    }
+
+    /// Captures a pod that an earlier daemon captured, whose `listeners` go on if there are any.
+    ///
+    /// What that daemon left in the kernel is kept if it is what this one would make, which takes
+    /// a fraction of a millisecond; else the pod is captured anew, as by [`enrol`](Self::enrol).
+    pub fn take_over(
+        &self,
+        sandbox: &PodSandbox,
+        mut listeners: PodListeners,
+    ) -> Result<CapturedPod, EnrolError> {
+        let netns = self.open_netns(sandbox)?;
+        let cgroup = Cgroup::open(&sandbox.cgroup)?;
+        let _changing = self.lock();
+        match self.adopt(sandbox, netns, &cgroup, &mut listeners) {
+            Ok(captured) => Ok(captured),
+            Err(reason) => {
+                tracing::info!(pod = %sandbox.pod, %reason, "captured anew instead of taken over");
+                let netns = self.open_netns(sandbox)?;
+                self.capture(sandbox, netns, &cgroup, listeners)
+            }
+        }
+    }
+
+    /// For a caller that holds `changing`.
+    fn capture(
+        &self,
+        sandbox: &PodSandbox,
+        netns: Netns,
+        cgroup: &Cgroup,
+        listeners: PodListeners,
+    ) -> Result<CapturedPod, EnrolError> {
+        let mut prepared = netns.run(|| prepare::prepare(listeners))??;
+        let (maps, rewritten) = match self.attach(sandbox, &netns, cgroup, &prepared) {
             Ok(attached) => attached,
             Err(error) => {
                 let changes = prepared.take_changes();
@@ -274,7 +311,7 @@ impl Redirect {
     /// Lets the kubelet's probes pass, wherever it runs by now. `anew` replaces what an earlier
     /// daemon attached for that.
     pub fn follow_kubelet(&self, kubelet: &Kubelet, anew: bool) -> Result<Probes, KubeletError> {
-        kubelet::follow(&self.pins, kubelet, anew)
+        kubelet::follow(&self.pins, &self.programs, kubelet, anew)
     }
 
     fn open_netns(&self, sandbox: &PodSandbox) -> Result<Netns, NetnsError> {
@@ -306,6 +343,7 @@ impl Redirect {
             maps.set_addresses(&prepared.addresses.own)?;
             maps.add_listeners(&prepared.listeners)?;
             programs.attach(netns, cgroup, &generation)?;
+            generation.mark(DIGEST)?;
             Ok(maps)
         };
         let maps = match attach() {

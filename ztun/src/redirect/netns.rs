@@ -1,9 +1,10 @@
 //! A pod's network namespace, and running code in it.
+#![allow(unsafe_code)]
 
 use std::{
     fs::{self, File, Metadata},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process, thread,
 };
@@ -12,6 +13,7 @@ use nix::{
     sched::{CloneFlags, setns},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
+use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
 /// An open network namespace; open, it outlives its path.
@@ -152,6 +154,27 @@ impl From<&Metadata> for NetnsId {
             inode: metadata.ino(),
         }
     }
+}
+
+/// What kernel programs know the calling thread's network namespace by (Linux 5.14).
+pub fn cookie() -> io::Result<u64> {
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes to the cookie, which is as long.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
 }
 
 #[cfg(test)]

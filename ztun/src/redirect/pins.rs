@@ -37,7 +37,16 @@ const USUAL_MOUNT: &str = "/sys/fs/bpf";
 pub const LINKS: [&str; 4] = ["capture4", "capture6", "note", "steer"];
 
 /// A generation's maps.
-pub const MAPS: [&str; 3] = ["LISTENERS", "ADDRESSES", "VERDICTS"];
+pub const MAPS: [&str; 5] = [
+    "LISTENERS",
+    "ADDRESSES",
+    "VERDICTS",
+    "REWRITTEN",
+    "ANY_REWRITTEN",
+];
+
+/// A bpffs holds no files but pins: what is to be known of them is the name of a directory.
+const MARK: &str = "programs-";
 
 /// The directory with all pins.
 #[derive(Debug)]
@@ -112,6 +121,16 @@ impl PinDirectory {
         self.node.join(name)
     }
 
+    /// Says that this kernel takes these programs.
+    pub fn mark_loadable(&self, programs: &str) -> Result<(), PinError> {
+        mark(&self.node, programs)
+    }
+
+    /// Whether this kernel took these programs once, since it was booted.
+    pub fn is_loadable(&self, programs: &str) -> bool {
+        is_marked(&self.node, programs)
+    }
+
     /// Every pod that has pins.
     pub fn pods(&self) -> Result<Vec<PodId>, PinError> {
         let entries = fs::read_dir(&self.pods).map_err(|error| PinError::Directory {
@@ -176,6 +195,7 @@ impl PinDirectory {
             let path = generation.path(name);
             ignore_absence(fs::remove_file(&path), path)?;
         }
+        generation.unmark();
         ignore_absence(
             fs::remove_dir(&generation.directory),
             generation.directory.clone(),
@@ -201,6 +221,29 @@ impl Generation {
     /// Where the link or the map of this name is pinned.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Says of which programs it is, once it is whole.
+    pub fn mark(&self, programs: &str) -> Result<(), PinError> {
+        mark(&self.directory, programs)
+    }
+
+    pub fn is_of(&self, programs: &str) -> bool {
+        is_marked(&self.directory, programs)
+    }
+
+    fn unmark(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(MARK.as_bytes())
+            {
+                // What is left behind shows when the directory can't be removed.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 }
 
@@ -233,6 +276,20 @@ fn escape(name: &str) -> String {
             other => format!("%{other:02x}"),
         })
         .collect()
+}
+
+fn mark(directory: &Path, programs: &str) -> Result<(), PinError> {
+    let path = directory.join(format!("{MARK}{programs}"));
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(PinError::Directory { path, error })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_marked(directory: &Path, programs: &str) -> bool {
+    directory.join(format!("{MARK}{programs}")).is_dir()
 }
 
 /// Whether the path is on a bpffs, or would be if its missing directories were made.

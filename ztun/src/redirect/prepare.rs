@@ -60,8 +60,8 @@ pub enum PrepareError {
 }
 
 /// Prepares the calling thread's namespace; on an error everything is as it was, but that its
-/// loopback interface is up.
-pub fn prepare() -> Result<Prepared, PrepareError> {
+/// loopback interface is up. `listeners` are an earlier daemon's, which go on.
+pub fn prepare(listeners: PodListeners) -> Result<Prepared, PrepareError> {
     let netlink = Netlink::connect()?;
     let later = AddressChanges::subscribe().map_err(PrepareError::Subscribe)?;
     let addresses = NamespaceAddresses::read(&netlink)?;
@@ -69,7 +69,7 @@ pub fn prepare() -> Result<Prepared, PrepareError> {
         return Err(PrepareError::NoAddress);
     }
     let mut changes = Changes::default();
-    match change(&netlink, &addresses, &mut changes) {
+    match change(&netlink, &addresses, listeners, &mut changes) {
         Ok(listeners) => Ok(Prepared {
             addresses,
             later,
@@ -148,10 +148,12 @@ pub fn route(
 fn change(
     netlink: &Netlink,
     addresses: &NamespaceAddresses,
+    mut listeners: PodListeners,
     changes: &mut Changes,
 ) -> Result<PodListeners, PrepareError> {
     netlink.bring_loopback_up()?;
-    let listeners = open(&addresses.families, changes)?;
+    let lacking = listeners::lacking(&addresses.families, &listeners);
+    listeners.append(open(&lacking, changes)?);
     route(netlink, addresses, addresses.source(None), changes)?;
     Ok(listeners)
 }

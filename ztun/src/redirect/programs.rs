@@ -1,12 +1,14 @@
 //! The kernel programs: loading a pod's own copies of them, and attaching those.
 
 use std::{
+    io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::Map,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
@@ -17,7 +19,7 @@ use ztun_common::MAX_ADDRESSES;
 
 use super::{
     cgroup::Cgroup,
-    netns::Netns,
+    netns::{Netns, cookie as netns_cookie},
     pins::{Generation, LINKS, MAPS, NODE_PROGRAM, PinError},
     rewritten::Rewritten,
     with_causes,
@@ -25,9 +27,18 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ztun-ebpf"));
 
+/// What the object is known by to later daemons.
+pub const DIGEST: &str = env!("ZTUN_PROGRAMS_DIGEST");
+
+/// What `probe` knows the node's own network namespace by.
+static NODE_NETNS: OnceLock<u64> = OnceLock::new();
+
 /// Loads the kernel programs.
 pub struct Programs {
-    loader: Mutex<EbpfLoader<'static>>,
+    shared: Vec<(&'static str, PathBuf)>,
+    /// Made when it is first needed: it reads the kernel's types, which takes longer than a start
+    /// may, before it can be told not to.
+    loader: Mutex<Option<EbpfLoader<'static>>>,
 }
 
 /// One pod's programs and maps, loaded and not attached.
@@ -57,6 +68,8 @@ pub enum ProgramsError {
         program: &'static str,
         reason: String,
     },
+    #[error("cannot tell the node's network namespace (SO_NETNS_COOKIE): {0}")]
+    Netns(io::Error),
     #[error("cannot use the map {map}: {reason}")]
     Map { map: &'static str, reason: String },
     #[error("the kernel programs have no {0}: build daemon and programs from the same source")]
@@ -90,14 +103,9 @@ impl Programs {
     /// there is none.
     pub fn new(shared: &[(&'static str, PathBuf)]) -> Result<Self, ProgramsError> {
         object()?;
-        let mut loader = EbpfLoader::new();
-        // No program needs the kernel's types, and they take longer to read than all the rest.
-        loader.btf(None);
-        for (map, path) in shared {
-            loader.map_pin_path(map, path.clone());
-        }
         Ok(Self {
-            loader: Mutex::new(loader),
+            shared: shared.to_vec(),
+            loader: Mutex::default(),
         })
     }
 
@@ -110,13 +118,30 @@ impl Programs {
         Ok(pod)
     }
 
-    fn load_object(&self) -> Result<PodPrograms, ProgramsError> {
+    /// Loads the maps of all programs, and no program yet.
+    pub fn load_object(&self) -> Result<PodPrograms, ProgramsError> {
         // A loader holds only settings, which a panic elsewhere can't leave half-written.
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let loaded = loader.load(OBJECT);
+        let loaded = match &mut *loader {
+            Some(loader) => loader.load(OBJECT),
+            none => none.insert(self.new_loader()?).load(OBJECT),
+        };
         loaded
             .map(PodPrograms)
             .map_err(|error| ProgramsError::Load(with_causes(&error)))
+    }
+
+    fn new_loader(&self) -> Result<EbpfLoader<'static>, ProgramsError> {
+        let netns = netns_cookie().map_err(ProgramsError::Netns)?;
+        let mut loader = EbpfLoader::new();
+        // No program needs the kernel's types.
+        loader
+            .btf(None)
+            .override_global("NODE_NETNS", NODE_NETNS.get_or_init(|| netns), true);
+        for (map, path) in &self.shared {
+            loader.map_pin_path(*map, path.clone());
+        }
+        Ok(loader)
     }
 }
 
@@ -131,7 +156,7 @@ impl PodPrograms {
     /// Pins the maps. Whoever gets an error, from here or from `attach`, takes the generation off.
     pub fn pin_maps(&self, generation: &Generation) -> Result<(), AttachError> {
         for name in MAPS {
-            let map = self.0.map(name).ok_or(ProgramsError::Absent(name))?;
+            let map = self.map(name)?;
             let path = generation.path(name);
             map.pin(&path).map_err(|error| PinError::Pin {
                 path,
@@ -160,14 +185,23 @@ impl PodPrograms {
         Ok(())
     }
 
+    pub fn into_inner(self) -> Ebpf {
+        self.0
+    }
+
     /// What the programs will note of connections that other programs rewrite.
     pub fn rewritten(&self) -> Result<Rewritten, ProgramsError> {
-        let map = |name| self.0.map(name).ok_or(ProgramsError::Absent(name));
         let name = "REWRITTEN";
-        Rewritten::open(map("ANY_REWRITTEN")?, map(name)?).map_err(|error| ProgramsError::Map {
-            map: name,
-            reason: error.to_string(),
+        Rewritten::open(self.map("ANY_REWRITTEN")?, self.map(name)?).map_err(|error| {
+            ProgramsError::Map {
+                map: name,
+                reason: error.to_string(),
+            }
         })
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map, ProgramsError> {
+        self.0.map(name).ok_or(ProgramsError::Absent(name))
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), ProgramsError> {

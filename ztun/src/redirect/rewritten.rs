@@ -12,7 +12,7 @@ use std::{
 use aya::maps::{Map, MapData};
 use ztun_common::{Address, Endpoint, Flow};
 
-use super::bpf::lookup_and_delete;
+use super::{bpf::lookup_and_delete, pins::Generation};
 
 /// A pod's map of rewritten connections, which `note` fills.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ unsafe impl Send for Flag {}
 unsafe impl Sync for Flag {}
 
 impl Rewritten {
+    /// From the pod's pinned maps.
+    pub fn of_generation(generation: &Generation) -> io::Result<Self> {
+        let map = |name| MapData::from_pin(generation.path(name)).map_err(io::Error::other);
+        let any = Map::Array(map("ANY_REWRITTEN")?);
+        Self::open(&any, &Map::HashMap(map("REWRITTEN")?))
+    }
+
     /// From the pod's maps `ANY_REWRITTEN` and `REWRITTEN`.
     pub fn open(any: &Map, flows: &Map) -> io::Result<Self> {
         let (Map::Array(any), Map::HashMap(flows)) = (any, flows) else {

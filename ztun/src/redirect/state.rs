@@ -44,7 +44,7 @@ impl fmt::Display for CaptureState {
 }
 
 #[derive(Debug, Error)]
-enum Gap {
+pub enum Gap {
     #[error(transparent)]
     Netns(#[from] NetnsError),
     #[error(transparent)]
@@ -116,7 +116,7 @@ fn newest(redirect: &Redirect, sandbox: &PodSandbox) -> Option<Generation> {
     redirect.pins.generations(&PodId::of(sandbox)).pop()
 }
 
-fn check_links(generation: &Generation, netns: &Netns, cgroup: &Cgroup) -> Result<(), Gap> {
+pub fn check_links(generation: &Generation, netns: &Netns, cgroup: &Cgroup) -> Result<(), Gap> {
     for name in LINKS {
         let wanted = match name {
             "steer" => Attachment::Netns(netns.id().inode()),

@@ -7,6 +7,7 @@ mod process;
 mod report;
 mod soak;
 mod sockets;
+mod start;
 mod traffic;
 mod trend;
 
@@ -25,6 +26,7 @@ enum Bench {
     Footprint(footprint::Args),
     Policy(policy::Args),
     Soak(soak::Args),
+    Start(start::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn run(bench: &Bench) -> Result<Report> {
             Bench::Footprint(args) => footprint::run(args).await,
             Bench::Policy(args) => policy::run(args),
             Bench::Soak(args) => soak::run(args).await,
+            Bench::Start(args) => start::run(args).await,
         }
     })
 }

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{body::Body, client::GrpcService};
 
 use super::{CaAddress, error::chain};
-use crate::cert::{CaError, tls};
+use crate::cert::{CaError, KeyExchange, tls};
 
 /// For name resolution, TCP, TLS and HTTP/2 together; what is left of a request's time is for its answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ impl Target<'_> {
         if roots.is_empty() {
             return Err(bad_root(&"it holds no certificate in PEM"));
         }
-        let mut config = ClientConfig::builder_with_provider(tls::provider())
+        let mut config = ClientConfig::builder_with_provider(KeyExchange::default().provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| self.unavailable(error.to_string()))?
             .with_root_certificates(roots)

@@ -34,7 +34,7 @@ use tonic::{Request, Response, Status};
 
 use super::{DAY, TestRoot, dns, identity};
 use crate::{
-    cert::{GrpcCa, GrpcCaSettings, tls},
+    cert::{GrpcCa, GrpcCaSettings, KeyExchange},
     proto::ca::{
         IstioCertificateRequest, IstioCertificateResponse,
         istio_certificate_service_server::{
@@ -220,7 +220,7 @@ impl IstioCertificateService for Service {
 }
 
 fn server_config(root: &TestRoot, name: &str) -> Arc<ServerConfig> {
-    let mut config = ServerConfig::builder_with_provider(tls::provider())
+    let mut config = ServerConfig::builder_with_provider(KeyExchange::default().provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .with_no_client_auth()

@@ -11,17 +11,19 @@ use super::{
     dns, identity, named, trust_domain, uri,
 };
 use crate::{
-    cert::{PeerError, peer_identity, tls, verifier::ServerIdentityVerifier},
+    cert::{KeyExchange, PeerError, peer_identity, tls, verifier::ServerIdentityVerifier},
     mesh::Identity,
 };
 
 /// A client with whatever certificate, that expects `b`.
 fn client_with(root: &TestRoot, key: Arc<CertifiedKey>) -> Arc<ClientConfig> {
-    Arc::new(tls::client_config(key, root.store(), [identity("b")].into()).unwrap())
+    let expected = [identity("b")].into();
+    Arc::new(tls::client_config(key, root.store(), expected, KeyExchange::default()).unwrap())
 }
 
 fn server_with(root: &TestRoot, key: Arc<CertifiedKey>) -> Arc<ServerConfig> {
-    Arc::new(tls::server_config(key, root.store(), [trust_domain()].into()).unwrap())
+    let trusted = [trust_domain()].into();
+    Arc::new(tls::server_config(key, root.store(), trusted, KeyExchange::default()).unwrap())
 }
 
 /// What the server `b` makes of a client with this certificate.
@@ -90,7 +92,7 @@ async fn a_server_may_be_any_of_several_expected_ones() {
 async fn a_client_without_a_certificate_is_refused() {
     let root = TestRoot::new();
     let servers = ServerIdentityVerifier::new(root.store(), [identity("b")].into());
-    let mut client = ClientConfig::builder_with_provider(tls::provider())
+    let mut client = ClientConfig::builder_with_provider(KeyExchange::default().provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .dangerous()

@@ -210,7 +210,7 @@ fn what_is_not_a_chain_is_refused() {
 #[test]
 fn a_root_needs_the_certificate_of_its_key() {
     let (mine, other) = (TestRoot::new(), TestRoot::new());
-    let error = root::Root::new(mine.key, other.pem, trust_domain()).unwrap_err();
+    let error = root::Root::new(mine.key, &other.pem, trust_domain()).unwrap_err();
     assert!(error.to_string().contains("public key"), "{error}");
 }
 
@@ -218,7 +218,7 @@ fn a_root_needs_the_certificate_of_its_key() {
 fn a_certificate_that_is_not_a_cas_signs_nothing() {
     let (root, key) = (TestRoot::new(), KeyPair::generate().unwrap());
     let leaf = root.leaf(&key, vec![], |_| {});
-    let error = root::Root::new(key, leaf.pem(), trust_domain()).unwrap_err();
+    let error = root::Root::new(key, &leaf.pem(), trust_domain()).unwrap_err();
     assert!(error.to_string().contains("not a CA's"), "{error}");
 }
 

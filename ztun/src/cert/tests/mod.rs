@@ -5,9 +5,11 @@ mod ca_faults;
 mod connect;
 mod embedded;
 mod fake_ca;
+mod fips;
 mod grpc;
 mod handshake;
 mod issuing;
+mod key_exchange;
 mod log;
 mod managed;
 mod manager;
@@ -37,7 +39,8 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    CaError, CertificateAuthority, CertificateRequest, IssuedChain, WorkloadCertificate,
+    CaError, CertificateAuthority, CertificateRequest, IssuedChain, KeyExchange,
+    WorkloadCertificate,
     clock::Clock,
     key::WorkloadKey,
     root::{self, Root},
@@ -87,7 +90,7 @@ impl TestRoot {
     }
 
     fn root(&self) -> Root {
-        Root::new(self.key_copy(), self.pem.clone(), trust_domain()).unwrap()
+        Root::new(self.key_copy(), &self.pem, trust_domain()).unwrap()
     }
 
     fn store(&self) -> Arc<RootCertStore> {
@@ -99,12 +102,16 @@ impl TestRoot {
     }
 
     fn certificate(&self, identity: &Identity) -> WorkloadCertificate {
+        self.certificate_for(identity, KeyExchange::default())
+    }
+
+    fn certificate_for(&self, identity: &Identity, by: KeyExchange) -> WorkloadCertificate {
         let key = WorkloadKey::generate(identity).unwrap();
         let csr = key.request(identity).unwrap();
         let now = OffsetDateTime::now_utc();
         let issued = self.root().sign(identity, csr.der(), DAY, now).unwrap();
-        WorkloadCertificate::new(identity.clone(), &key, issued, [trust_domain()].into(), now)
-            .unwrap()
+        let trusted = [trust_domain()].into();
+        WorkloadCertificate::new(identity.clone(), &key, issued, trusted, by, now).unwrap()
     }
 
     /// A leaf in good order but for what `change` makes of it, with its key.

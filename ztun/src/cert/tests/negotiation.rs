@@ -15,7 +15,7 @@ use super::{
     connect::{Connected, connect},
     identity, named,
 };
-use crate::cert::{describe_tls_error, tls, verifier::ServerIdentityVerifier};
+use crate::cert::{KeyExchange, describe_tls_error, verifier::ServerIdentityVerifier};
 
 #[tokio::test]
 async fn a_connection_never_resumes_an_earlier_one() {
@@ -118,7 +118,7 @@ fn group_of(connected: &Connected) -> NamedGroup {
 fn of_group(group: &'static dyn SupportedKxGroup) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         kx_groups: vec![group],
-        ..CryptoProvider::clone(&tls::provider())
+        ..CryptoProvider::clone(&KeyExchange::default().provider())
     })
 }
 

@@ -16,7 +16,7 @@ use super::{
     transport::{FirstRead, OpenStreams, StreamGuard, Transport},
 };
 use crate::{
-    cert::{WorkloadCertificate, require_h2},
+    cert::{Negotiated, WorkloadCertificate, require_h2},
     mesh::Identity,
     proxy::{
         error::{ProxyError, Retry, Stage, Target},
@@ -121,6 +121,8 @@ async fn tls(
     let failed = |error: io::Error| ProxyError::tls(address, &error);
     let tls = connector.connect(name, transport).await.map_err(failed)?;
     require_h2(tls.get_ref().1).map_err(failed)?;
+    let agreed = Negotiated::of(tls.get_ref().1);
+    tracing::debug!(server = %address, identity = %expected, %agreed, "outbound TLS handshake done");
     Ok(tls)
 }
 

@@ -18,7 +18,7 @@ use super::{
     transport::{OpenStreams, StreamGuard, Transport},
 };
 use crate::{
-    cert::{describe_tls_error, peer_identity, require_h2},
+    cert::{Negotiated, describe_tls_error, peer_identity, require_h2},
     mesh::{Identity, Service, ServiceKey},
     observe::{ClaimedWorkload, Party, Security, metrics::Refusal},
     proxy::{
@@ -98,6 +98,8 @@ async fn handshake(
     require_h2(tls.get_ref().1).map_err(tls_failed)?;
     let identity = peer_identity(tls.get_ref().1)
         .map_err(|error| Refused::new(Refusal::Tls, error.to_string()))?;
+    let agreed = Negotiated::of(tls.get_ref().1);
+    tracing::debug!(client = %accepted.client, %identity, %agreed, "inbound TLS handshake done");
 
     let mut builder = server::Builder::new();
     builder

@@ -1,4 +1,4 @@
-//! The daemon's TCP endpoints: readiness, metrics, admin.
+//! The TCP endpoints of a daemon: readiness, metrics, and what else it serves.
 
 use std::{
     convert::Infallible,
@@ -13,6 +13,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 /// Answers one request after another by their heads; `None` is "not found".
@@ -62,6 +63,36 @@ pub async fn listen(
         purpose,
         source,
     })
+}
+
+/// `/healthz/ready`: ready when nothing is missing.
+pub fn readiness(missing: impl Fn() -> Vec<String>) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        (request.uri.path() == "/healthz/ready").then(|| match &missing()[..] {
+            [] => Answer::text(StatusCode::OK, "ready\n".to_owned()),
+            missing => Answer::text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("not ready:\n{}\n", missing.join("\n")),
+            ),
+        })
+    }
+}
+
+pub fn metrics(registry: Registry) -> impl Fn(&Parts) -> Option<Answer> {
+    move |request| {
+        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| {
+            let mut body = String::new();
+            match prometheus_client::encoding::text::encode(&mut body, &registry) {
+                Ok(()) => Answer {
+                    status: StatusCode::OK,
+                    // Prometheus 3 takes no answer whose format it isn't told.
+                    content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    body,
+                },
+                Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
+        })
+    }
 }
 
 /// Serves until dropped. A client that dawdles over its request is cut off, so that it holds nothing.
