@@ -29,6 +29,7 @@ pub mod eager;
 pub mod effort;
 pub mod envoy;
 mod fabric;
+pub mod fake_ca;
 pub mod far;
 pub mod hanging;
 pub mod io_uring;

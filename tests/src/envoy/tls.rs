@@ -26,7 +26,7 @@ pub enum Groups {
 
 /// Writes what the contexts name into Envoy's directory.
 pub fn write(directory: &Path, ca: &Path, credentials: &Credentials) -> Result<()> {
-    let (certificate, key) = credentials.pem();
+    let (certificate, key) = (credentials.certificate_pem(), credentials.key_pem());
     fs::write(directory.join(CERTIFICATE), certificate)?;
     fs::write(directory.join(KEY), key)?;
     let root = ca.join("root-cert.pem");

@@ -53,7 +53,8 @@ const LEFT_OUT: [&str; 13] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 12] = [
+const USER_SPACE: [&str; 13] = [
+    "faults::certificate_authority::",
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
