@@ -175,7 +175,7 @@ fn nothing_is_signed_while_the_issue_log_has_no_room() {
     assert_eq!(
         ca.metric("ztun_ca_refused_total{rule=\"issue-log\"}")
             .unwrap(),
-        1.0
+        1
     );
     let (status, missing) = ca.get(ca.readiness, "/healthz/ready").unwrap();
     assert_eq!(status, 503);

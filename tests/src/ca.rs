@@ -67,13 +67,13 @@ pub struct Ca {
 }
 
 /// `spiffe://cluster.local/ns/shop/sa/ACCOUNT`.
+///
+/// # Panics
+/// When `account` is no service account's name.
 pub fn identity(account: &str) -> Identity {
-    Identity::new(
-        "cluster.local".parse().expect("a trust domain"),
-        "shop",
-        account,
-    )
-    .expect("an identity")
+    format!("spiffe://cluster.local/ns/shop/sa/{account}")
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl CaPlace {
@@ -213,9 +213,14 @@ impl Ca {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
+        kill(pid, signal).with_context(|| format!("send {signal} to the CA"))
+    }
+
     /// Sends SIGTERM, and waits for the end.
     pub fn terminate(mut self) -> Result<ExitStatus> {
-        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let deadline = Instant::now() + EXIT_TIMEOUT;
         loop {
             if let Some(status) = self.process.try_wait()? {
@@ -232,7 +237,7 @@ impl Ca {
     }
 
     /// The value of a metric's sample, written as in the exposition format.
-    pub fn metric(&self, sample: &str) -> Result<f64> {
+    pub fn metric(&self, sample: &str) -> Result<u64> {
         let (_, text) = self.get(self.metrics, "/metrics")?;
         let mut values = text
             .lines()
