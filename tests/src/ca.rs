@@ -17,6 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use hyper_util::rt::TokioIo;
 use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -42,7 +44,10 @@ use ztun::{
     },
 };
 
-use crate::{daemon, namespace::Netns};
+use crate::{
+    daemon,
+    namespace::{Netns, in_thread},
+};
 
 /// Of node a, where `cart` runs, and of node b, where `stock` does.
 pub const TOKENS: [&str; 2] = [
@@ -147,8 +152,32 @@ status: {{phase: Running, podIPs: [{{ip: {address}}}]}}
         self.run(name, command)
     }
 
-    /// Starts `command`, which is to become the CA `name`.
-    pub fn run(&self, name: &str, mut command: Command) -> Result<Ca> {
+    /// As [`start`](Self::start), where `mounted` is a tmpfs with `options` that only this CA sees.
+    pub fn start_on_tmpfs(
+        &self,
+        name: &str,
+        mounted: &Path,
+        options: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Ca> {
+        fs::create_dir_all(mounted)?;
+        // The thread's processes begin in its namespace.
+        in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let nothing = None::<&str>;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(nothing, "/", nothing, private, nothing)?;
+            let (flags, data) = match options {
+                "ro" => (MsFlags::MS_RDONLY, None),
+                size => (MsFlags::empty(), Some(size)),
+            };
+            mount(nothing, mounted, Some("tmpfs"), flags, data)
+                .with_context(|| format!("mount {}", mounted.display()))?;
+            self.start(name, settings)
+        })
+    }
+
+    fn run(&self, name: &str, mut command: Command) -> Result<Ca> {
         let log = self.path(&format!("{name}.log"));
         let output = OpenOptions::new().create(true).append(true).open(&log)?;
         let earlier = usize::try_from(output.metadata()?.len())?;
