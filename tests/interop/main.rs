@@ -1,5 +1,7 @@
 //! What others rely on: the contract of CNI, the API of the CA.
 
 mod ca_api;
+mod ca_node;
 mod cni;
 mod kernel_state;
+mod openssl;

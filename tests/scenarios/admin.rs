@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use ztun_tests::{Mesh, MtlsMode, scenario};
+use ztun_tests::{Mesh, MtlsMode, daemon, scenario};
 
 use crate::shop_and_outsider;
 
@@ -60,6 +60,41 @@ fn the_configuration_and_the_mesh_are_printed_as_the_daemon_has_them() {
             "effect": "STRICT",
         }]);
         assert_eq!(state["policies"], strict);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_admin_port_answers_as_ztunnels_does_on_loopback() {
+    let mesh = shop_and_outsider().peer_authentication("shop", MtlsMode::Strict);
+    scenario(mesh, async |mesh| {
+        let netns = &mesh.node("a").netns;
+        let request = |method, path| daemon::http_request(netns, daemon::ADMIN, method, path);
+        let (_, dump) = request("GET", "/config_dump")?;
+        let dump: Value = serde_json::from_str(&dump)?;
+        assert_eq!(dump["config"]["nodeName"], json!("a"));
+        assert_eq!(dump["config"]["adminAddress"], json!("127.0.0.1:15000"));
+        assert_eq!(dump["policies"][0]["effect"], json!("STRICT"), "{dump}");
+        let of_client = json!(mesh.pod("shop/client").identity());
+        assert_eq!(dump["certificates"][0]["identity"], of_client, "{dump}");
+        assert_eq!(dump["workloads"].as_array().map(Vec::len), Some(2));
+
+        let level = |text| format!("current log level is {text}\n");
+        assert_eq!(request("POST", "/logging")?.1, level("info,ztun=debug"));
+        let (_, changed) = request("POST", "/logging?level=warn")?;
+        assert_eq!(changed, level("ztun=debug,warn"));
+        assert_eq!(run(mesh, &["log"]).await?.trim(), "ztun=debug,warn");
+        let (head, told) = request("POST", "/logging?level=loud")?;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        assert!(told.contains("`loud` is not a level"), "{told}");
+        let (head, _) = request("GET", "/logging?level=info")?;
+        assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+        assert_eq!(
+            request("POST", "/logging?reset")?.1,
+            level("info,ztun=debug")
+        );
+        let (_, index) = request("GET", "/")?;
+        assert!(index.contains("/config_dump"), "{index}");
         Ok(())
     });
 }

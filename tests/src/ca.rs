@@ -152,6 +152,11 @@ status: {{phase: Running, podIPs: [{{ip: {address}}}]}}
         self.run(name, command)
     }
 
+    /// As [`start`](Self::start), in `netns`.
+    pub fn start_in(&self, netns: &Netns, name: &str, settings: &[(&str, &str)]) -> Result<Ca> {
+        netns.run(|| self.start(name, settings))?
+    }
+
     /// As [`start`](Self::start), where `mounted` is a tmpfs with `options` that only this CA sees.
     pub fn start_on_tmpfs(
         &self,

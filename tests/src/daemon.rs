@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use crate::{
 /// Where each daemon answers inside its own node's network namespace.
 pub const READINESS: SocketAddr = loopback(15021);
 pub const METRICS: SocketAddr = loopback(15020);
+pub const ADMIN: SocketAddr = loopback(15000);
 
 /// A daemon has this long to be ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,10 +116,12 @@ impl Daemon {
 
     /// Waits for the daemon to end by itself; answers whether it did so without an error.
     pub async fn ended(&mut self) -> Result<bool> {
-        let status = timeout(EXIT_TIMEOUT, self.process.wait())
-            .await
-            .context("the daemon does not end")??;
-        Ok(status.success())
+        Ok(self.exit_status().await?.success())
+    }
+
+    pub async fn exit_status(&mut self) -> Result<ExitStatus> {
+        let status = timeout(EXIT_TIMEOUT, self.process.wait()).await;
+        Ok(status.context("the daemon does not end")??)
     }
 
     fn log(&self) -> String {
@@ -135,12 +138,22 @@ pub fn http_get(netns: &Netns, address: SocketAddr, path: &str) -> Result<(u16, 
 
 /// As [`http_get`], with the whole head.
 pub fn http_answer(netns: &Netns, address: SocketAddr, path: &str) -> Result<(String, String)> {
+    http_request(netns, address, "GET", path)
+}
+
+/// The head and the body of the answer to a request without a body.
+pub fn http_request(
+    netns: &Netns,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+) -> Result<(String, String)> {
     netns.run(|| -> Result<(String, String)> {
         let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
         stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Output,
+    process::{ExitStatus, Output},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -213,6 +213,13 @@ impl Node {
         daemon.signal(Signal::SIGKILL)?;
         daemon.ended().await?;
         Ok(())
+    }
+
+    /// Ends the daemon with a signal that it does not survive; answers how it ended.
+    pub async fn crash_daemon(&self, signal: Signal) -> Result<ExitStatus> {
+        let mut daemon = self.take_daemon().await?;
+        daemon.signal(signal)?;
+        daemon.exit_status().await
     }
 
     /// Sends SIGTERM to the daemon, which goes on running until it has drained.

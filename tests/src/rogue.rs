@@ -32,6 +32,7 @@ const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Credentials {
     pub(crate) chain: Vec<CertificateDer<'static>>,
+    pem: String,
     key: Arc<KeyPair>,
 }
 
@@ -88,6 +89,15 @@ impl Credentials {
         let mut root = CertificateParams::default();
         root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         sign(&Issuer::new(root, key), claims)
+    }
+
+    /// The certificate as programs read it.
+    pub fn certificate_pem(&self) -> &str {
+        &self.pem
+    }
+
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
@@ -203,6 +213,7 @@ fn sign(issuer: &Issuer<'_, KeyPair>, claims: &Claims) -> Result<Credentials> {
     ];
     let certificate = leaf.signed_by(&key, issuer)?;
     Ok(Credentials {
+        pem: certificate.pem(),
         chain: vec![certificate.into()],
         key: Arc::new(key),
     })

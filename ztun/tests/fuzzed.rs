@@ -1,5 +1,7 @@
 //! The fuzz targets without a fuzzer: their corpus, and what is near to it.
 
+#![allow(clippy::expect_used)]
+
 use std::{fs, path::PathBuf};
 
 use proptest::{prelude::*, test_runner::TestRunner};

@@ -13,7 +13,7 @@ const END: &str = "<!-- end -->";
 
 /// What users care about, and the tests that show it: those whose `TARGET::MODULE::TEST` contains one
 /// of the texts. A test counts for the first feature that it matches.
-const FEATURES: [(&str, &[&str]); 23] = [
+const FEATURES: [(&str, &[&str]); 26] = [
     (
         "Two machines: by mutual TLS and as itself, to pods and services, IPv4 and IPv6, MTU 1500 and 9000",
         &["two_nodes::paths::", "two_nodes::volume::"],
@@ -74,6 +74,18 @@ const FEATURES: [(&str, &[&str]); 23] = [
         &["scenarios::user_namespaces::"],
     ),
     ("Pods behind netkit devices", &["netkit::"]),
+    (
+        "The kubelet's probes pass under STRICT, nothing else of the node does",
+        &["scenarios::probes::"],
+    ),
+    (
+        "Addresses that a pod gains, loses and shares",
+        &["datapath::address_changes::"],
+    ),
+    (
+        "Pods taken in and set free by their labels",
+        &["scenarios::membership::"],
+    ),
     (
         "A pod's own rules of nftables: drop, redirect, NAT",
         &["coexistence::netfilter::"],

@@ -11,12 +11,14 @@ use time::OffsetDateTime;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
-    CertificateAuthority, KeyExchange, WorkloadCertificate,
+    CertificateAuthority, KeyExchange, PeerError, WorkloadCertificate,
     clock::{Clock, rfc3339},
     failures::FailureLog,
+    inspect::{CertificateDetails, Judgement, TrustedRoots},
     keeper::{Keeper, Phase, Shared, State},
     metrics::RequestMetrics,
     requests::{Requests, Waiting, Waits},
+    x509,
 };
 use crate::{
     mesh::{Identity, TrustDomain},
@@ -190,6 +192,44 @@ impl CertificateManager {
             .iter()
             .map(|(identity, kept)| status(identity, &kept.state.borrow()))
             .collect()
+    }
+
+    /// Every kept identity with what is public of its certificate.
+    pub fn details(&self) -> Vec<CertificateDetails> {
+        let kept: Vec<_> = {
+            let kept = self.kept();
+            let all = kept.iter().map(|(identity, kept)| {
+                let state = kept.state.borrow();
+                (status(identity, &state), state.certificate.clone())
+            });
+            all.collect()
+        };
+        let now = self.shared.clock.now();
+        let trusted = self.trusted_roots();
+        kept.into_iter()
+            .map(|(status, certificate)| {
+                CertificateDetails::of(status, certificate.as_deref(), &trusted, now)
+            })
+            .collect()
+    }
+
+    /// What this node says of a PEM text with a leaf and its chain.
+    pub fn judge(&self, chain_pem: &str) -> Result<Judgement, PeerError> {
+        let chain = x509::certificates_of(chain_pem)
+            .map_err(|error| PeerError::Malformed(error.to_string()))?;
+        Judgement::of(&chain, &self.trusted_roots(), self.shared.clock.now())
+    }
+
+    fn trusted_roots(&self) -> TrustedRoots {
+        let certificates: Vec<_> = {
+            let kept = self.kept();
+            let states = kept.values().map(|kept| kept.state.borrow());
+            states
+                .filter_map(|state| state.certificate.clone())
+                .collect()
+        };
+        let domains = Arc::clone(&self.shared.settings.trust_domains);
+        TrustedRoots::of(certificates.iter().map(|it| &**it), domains)
     }
 
     /// Marked as changed whenever a certificate is issued or fails to be, and when an identity

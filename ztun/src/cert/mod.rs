@@ -8,6 +8,7 @@ mod failures;
 pub mod fips;
 pub mod given;
 pub mod grpc;
+pub mod inspect;
 mod keeper;
 pub mod key;
 mod key_exchange;

@@ -1,6 +1,6 @@
 //! What a certificate says, read with a parser of its own (webpki knows no URI names).
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
@@ -53,6 +53,11 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, Pee
             presented: listed(uris.iter().map(ToString::to_string)),
         }),
     }
+}
+
+/// The certificates of a PEM text, in its order. What else is in it is passed over.
+pub(super) fn certificates_of(text: &str) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    CertificateDer::pem_slice_iter(text.as_bytes()).collect()
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {

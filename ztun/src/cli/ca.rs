@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     ca,
     config::{CaConfig, ConfigFlags, ConfigSources},
+    node::privileges,
     observe::LogFilter,
 };
 
@@ -46,7 +47,9 @@ pub fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
         print!("{}", serde_norway::to_string(&config)?);
         return Ok(ExitCode::SUCCESS);
     }
+    let privileges = privileges::restrict(&privileges::of_ca(&config))?;
     LogFilter::start(config.log_format, &config.log_filter)?;
+    privileges.log();
     ca::run(config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 mod authz;
 mod ca;
+mod certs;
 mod client;
 mod cni;
 mod dump;
@@ -42,6 +43,8 @@ enum Command {
     Unenrol(unenrol::UnenrolArgs),
     /// Show pods, certificates and connections of this node
     Status(status::StatusArgs),
+    /// Show the certificates of this node, or judge a certificate by this node's trust
+    Certs(certs::CertsArgs),
     /// Print what the daemon was told: its configuration or its view of the mesh
     Dump(dump::DumpArgs),
     /// Show or change the daemon's log filter
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Enrol(args) => enrol::run(&args),
         Command::Unenrol(args) => unenrol::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Certs(args) => certs::run(args),
         Command::Dump(args) => dump::run(&args),
         Command::Log(args) => log::run(args),
         Command::TlsCheck(args) => tls_check::run(args),

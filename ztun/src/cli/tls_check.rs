@@ -15,10 +15,12 @@ const DETAILS: &str = "\
 SRC is a pod or workload of the mesh, or the IP address of a source outside of it. DST may be a
 service too. Names are namespace/name, with pod/ or service/ in front where both exist; a service
 also has its host name, such as cart.shop or cart.shop.svc.cluster.local. A service has a row for
-each ready endpoint, a workload one for each of its pods.
+each ready endpoint, a workload one for each of its pods; where both ends have both families, one for
+each family. ENDPOINT shows the address that the row is about.
 
 The answer is the one that the daemons' decisions come to, from this daemon's view of the mesh; no
-connection is made. It is about mutual TLS alone: `ztun authz explain` tells who may enter.
+connection is made. For pods of one other node it takes that node's `sameNode` to be this one's, and
+marks the row with `*`. It is about mutual TLS alone: `ztun authz explain` tells who may enter.
 
 Status:
   OK         mutual TLS, or within one node; accepted
@@ -30,6 +32,8 @@ Exit codes:
   3  a row is CONFLICT
   4  none is CONFLICT, and one is PLAINTEXT
   1  it could not be told";
+
+const ASSUMED: &str = "* within another node, if its `sameNode` is as this node's";
 
 const EXIT_CONFLICT: u8 = 3;
 const EXIT_PLAINTEXT: u8 = 4;
@@ -65,7 +69,12 @@ pub fn run(args: TlsCheckArgs) -> anyhow::Result<ExitCode> {
     let checks: Vec<TlsCheck> = client::call(&args.daemon.socket, Method::POST, path, &request)?;
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&checks)?),
-        Output::Table => print!("{}", table(&checks)),
+        Output::Table => {
+            print!("{}", table(&checks));
+            if checks.iter().any(|check| check.assumed) {
+                println!("{ASSUMED}");
+            }
+        }
     }
     Ok(ExitCode::from(exit_code(&checks)))
 }
@@ -86,7 +95,7 @@ fn table(checks: &[TlsCheck]) -> Table {
             check.host.clone(),
             check.endpoint.to_string(),
             check.status.to_string(),
-            check.client.to_string(),
+            format!("{}{}", check.client, if check.assumed { "*" } else { "" }),
             check.server.to_string(),
             check.policy.as_deref().unwrap_or("-").to_owned(),
         ]);

@@ -266,15 +266,12 @@ mod tests {
 
     /// Adds, replaces or removes.
     fn change(map: &mut ChunkedMap<u16, u8>, naive: &mut Naive, key: u16, value: Option<u8>) {
-        match value {
-            Some(value) => {
-                map.insert(key, value);
-                naive.insert(key, value);
-            }
-            None => {
-                map.remove(&key);
-                naive.remove(&key);
-            }
+        if let Some(value) = value {
+            map.insert(key, value);
+            naive.insert(key, value);
+        } else {
+            map.remove(&key);
+            naive.remove(&key);
         }
     }
 

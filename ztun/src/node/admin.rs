@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode, Uri, request::Parts};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use tracing::level_filters::LevelFilter;
 
 use super::server::Api;
 use crate::{cert::CertificateStatus, config::Config, mesh::Snapshot, observe::http::Answer};
@@ -70,8 +71,9 @@ fn logging(request: &Parts, api: &Api) -> Answer {
         } else {
             api.log.text()
         };
-        let filter = with_levels(&from, &level.unwrap_or_default());
-        if let Err(error) = api.log.set(&filter) {
+        let changed = with_levels(&from, &level.unwrap_or_default())
+            .and_then(|filter| api.log.set(&filter).map_err(|error| error.to_string()));
+        if let Err(error) = changed {
             return Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n\n{INDEX}"));
         }
     }
@@ -90,16 +92,28 @@ fn parameter(uri: &Uri, name: &str) -> Option<String> {
 }
 
 /// `filter` with some levels changed, which are written `LEVEL` or `MODULE:LEVEL`.
-fn with_levels(filter: &str, changes: &str) -> String {
-    let changes = directives(changes).map(|change| match change.rsplit_once(':') {
-        Some((module, level)) if !change.contains('=') => format!("{module}={level}"),
-        _ => change.to_owned(),
+fn with_levels(filter: &str, changes: &str) -> Result<String, String> {
+    let changes = directives(changes).map(|change| {
+        let (module, level) = match change.rsplit_once(':') {
+            Some((module, level)) => (Some(module), level),
+            None => (None, change),
+        };
+        // A filter would take another word for a module's name.
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "`{level}` is not a level: write error, warn, info, debug, trace or off"
+            ));
+        }
+        Ok(match module {
+            Some(module) => format!("{module}={level}"),
+            None => level.to_string(),
+        })
     });
-    let changes: Vec<_> = changes.collect();
+    let changes = changes.collect::<Result<Vec<_>, String>>()?;
     let is_changed = |kept: &&str| changes.iter().any(|change| target(change) == target(kept));
     let kept = directives(filter).filter(|kept| !is_changed(kept));
     let all: Vec<_> = kept.chain(changes.iter().map(String::as_str)).collect();
-    all.join(",")
+    Ok(all.join(","))
 }
 
 fn directives(filter: &str) -> impl Iterator<Item = &str> {
@@ -126,7 +140,11 @@ mod tests {
             ("info,a=debug", "a:info,b=off", "info,a=info,b=off"),
             ("info", "", "info"),
         ] {
-            assert_eq!(with_levels(filter, changes), expected, "{filter} {changes}");
+            let changed = with_levels(filter, changes).unwrap();
+            assert_eq!(changed, expected, "{filter} {changes}");
+        }
+        for wrong in ["loud", "ztun", "a:loud", "a:", "a=debug"] {
+            assert!(with_levels("info", wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,6 +5,8 @@
 //! | `POST /v1/pods` | [`EnrolRequest`] | [`EnrolResponse`] once kernel state is in place |
 //! | `DELETE /v1/pods` | [`UnenrolRequest`] | [`UnenrolResponse`] |
 //! | `GET /v1/status` | – | [`NodeStatus`](super::status::NodeStatus) |
+//! | `GET /v1/certificates` | – | a list of [`CertificateDetails`](crate::cert::inspect::CertificateDetails), without keys |
+//! | `POST /v1/certificates/verify` | [`CertificateChain`] | [`Judgement`](crate::cert::inspect::Judgement) |
 //! | `GET /v1/config` | – | [`Config`](crate::config::Config) |
 //! | `GET /v1/mesh` | – | [`Snapshot`](crate::mesh::Snapshot) |
 //! | `GET /v1/log-filter` | – | [`LogFilterBody`] |
@@ -72,6 +74,14 @@ pub enum UnenrolResponse {
 #[serde(deny_unknown_fields)]
 pub struct LogFilterBody {
     pub filter: String,
+}
+
+/// What a peer would show.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateChain {
+    /// The leaf, then intermediates. Private keys don't belong here.
+    pub pem: String,
 }
 
 /// Which connections are to be checked.

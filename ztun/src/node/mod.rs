@@ -4,7 +4,7 @@ mod addresses;
 mod admin;
 pub mod api;
 pub mod kubelet;
-mod membership;
+pub mod membership;
 mod pods;
 mod prefetch;
 pub mod privileges;

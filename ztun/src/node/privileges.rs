@@ -1,7 +1,7 @@
 //! What a process gives up before it does anything else: core dumps, which would hold private keys,
 //! and every capability that it doesn't need.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, net::SocketAddr};
 
 use caps::{CapSet, Capability, errors::CapsError};
 use nix::sys::{
@@ -10,7 +10,7 @@ use nix::sys::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{CaConfig, Config};
 
 /// The first port that takes no capability to listen on (`net.ipv4.ip_unprivileged_port_start`).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
@@ -22,19 +22,16 @@ pub struct Need {
     purpose: &'static str,
 }
 
-/// What `ztun node` does all its life. Of files it needs only those that its user owns or anybody may read.
-const OF_NODE: [Need; 4] = [
-    Need {
-        capability: Capability::CAP_BPF,
-        purpose: "load programs and maps",
-    },
+/// What `ztun node` does all its life. `CAP_SYS_ADMIN` includes all of `CAP_BPF` and `CAP_PERFMON`.
+/// Of files it reads only those that its user owns or anybody may read.
+const OF_NODE: [Need; 3] = [
     Need {
         capability: Capability::CAP_NET_ADMIN,
         purpose: "attach programs, set routes and sysctls, mark sockets and make them transparent",
     },
     Need {
         capability: Capability::CAP_SYS_ADMIN,
-        purpose: "enter pods' network namespaces, for each connection",
+        purpose: "enter pods' network namespaces for each connection, and load programs and maps",
     },
     Need {
         capability: Capability::CAP_SYS_PTRACE,
@@ -42,10 +39,10 @@ const OF_NODE: [Need; 4] = [
     },
 ];
 
-const LISTEN_ON_LOW_PORT: Need = Need {
+const ON_LOW_PORTS: [Need; 1] = [Need {
     capability: Capability::CAP_NET_BIND_SERVICE,
     purpose: "listen on a port below 1024, as configured",
-};
+}];
 
 /// The capabilities that a process has kept, for good.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,16 +66,18 @@ pub enum PrivilegesError {
 
 /// What `ztun node` needs with this configuration.
 pub fn of_node(config: &Config) -> Vec<Need> {
-    let mut needs = OF_NODE.to_vec();
     let listens = [config.readiness_address, config.metrics_address];
-    // Port 0 is any free one, and those are high.
-    if listens
-        .iter()
-        .any(|address| (1..FIRST_UNPRIVILEGED_PORT).contains(&address.port()))
-    {
-        needs.push(LISTEN_ON_LOW_PORT);
-    }
-    needs
+    [&OF_NODE[..], to_listen(&listens)].concat()
+}
+
+/// What `ztun ca` needs with this configuration.
+pub fn of_ca(config: &CaConfig) -> Vec<Need> {
+    let listens = [
+        config.listen,
+        config.readiness_address,
+        config.metrics_address,
+    ];
+    to_listen(&listens).to_vec()
 }
 
 /// Switches core dumps off and keeps these capabilities alone, with no way to others, not even by
@@ -90,6 +89,16 @@ pub fn restrict(needs: &[Need]) -> Result<Privileges, PrivilegesError> {
     let privileges = keep(needs)?;
     prctl::set_no_new_privs().map_err(PrivilegesError::NoNewPrivileges)?;
     Ok(privileges)
+}
+
+fn to_listen(on: &[SocketAddr]) -> &'static [Need] {
+    // Port 0 is any free one, and those are high.
+    let low = 1..FIRST_UNPRIVILEGED_PORT;
+    if on.iter().any(|address| low.contains(&address.port())) {
+        &ON_LOW_PORTS
+    } else {
+        &[]
+    }
 }
 
 /// A core pattern that is a pipe ignores the limit, and whoever may trace the process ignores neither:
@@ -190,7 +199,11 @@ mod tests {
             restrict(&[]).unwrap();
             let privileges = restrict(&OF_NODE).unwrap();
             assert!(privileges.capabilities.is_empty());
-            assert_eq!(privileges.missing[0], "CAP_BPF (to load programs and maps)");
+            let missing = &privileges.missing[1];
+            assert!(
+                missing.starts_with("CAP_SYS_ADMIN (to enter pods'"),
+                "{missing}"
+            );
         });
     }
 

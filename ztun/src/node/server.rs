@@ -18,8 +18,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{
     api::{
-        EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody, TlsCheckRequest,
-        UnenrolRequest, UnenrolResponse,
+        CertificateChain, EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody,
+        TlsCheckRequest, UnenrolRequest, UnenrolResponse,
     },
     membership::Membership,
     pods::{PodError, Pods},
@@ -124,6 +124,10 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
         (&Method::POST, "/v1/pods") => enrol(request, api).await,
         (&Method::DELETE, "/v1/pods") => unenrol(request, api).await,
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
+        (&Method::GET, "/v1/certificates") => {
+            Ok(json(StatusCode::OK, &api.status.certificates.details()))
+        }
+        (&Method::POST, "/v1/certificates/verify") => verify_certificate(request, api).await,
         (&Method::GET, "/v1/config") => Ok(json(StatusCode::OK, &api.config)),
         (&Method::GET, "/v1/mesh") => Ok(json(StatusCode::OK, &*api.status.mesh.snapshot())),
         (&Method::POST, "/v1/tls-check") => tls_check(request, api).await,
@@ -162,6 +166,17 @@ async fn unenrol(request: Request<Incoming>, api: &Api) -> Result<Response<Full<
     Ok(json(StatusCode::OK, &response))
 }
 
+async fn verify_certificate(
+    request: Request<Incoming>,
+    api: &Api,
+) -> Result<Response<Full<Bytes>>, Failure> {
+    let CertificateChain { pem } = body(request).await?;
+    let judged = api.status.certificates.judge(&pem);
+    let judgement = judged
+        .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    Ok(json(StatusCode::OK, &judgement))
+}
+
 async fn tls_check(
     request: Request<Incoming>,
     api: &Api,
@@ -198,9 +213,11 @@ async fn answer_about_mesh<T: Send + 'static>(
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, error));
     }
     let (snapshot, transport) = (mesh.snapshot(), api.config.transport_settings());
+    let node = Arc::clone(&api.config.node_name);
     let answering = tokio::task::spawn_blocking(move || {
         ask(Answers {
             snapshot: &snapshot,
+            node: &node,
             transport,
         })
     });

@@ -9,6 +9,7 @@ mod fips;
 mod given;
 mod grpc;
 mod handshake;
+mod inspect;
 mod issuing;
 mod key_exchange;
 mod log;

@@ -22,6 +22,8 @@ use crate::mesh::{
 #[derive(Clone, Copy, Debug)]
 pub struct Answers<'a> {
     pub snapshot: &'a Snapshot,
+    /// The name of the node that answers.
+    pub node: &'a str,
     /// Every node's, as far as this one knows: settings are meant to be the same on all.
     pub transport: TransportSettings,
 }
@@ -70,6 +72,8 @@ pub(super) struct Attempt {
     pub(super) address: SocketAddr,
     pub(super) destination: Option<Arc<Workload>>,
     pub(super) client: ClientSide,
+    /// Whether `client` holds only if another node has the `sameNode` of this one.
+    pub(super) assumed: bool,
 }
 
 impl Answers<'_> {
@@ -100,8 +104,10 @@ impl Answers<'_> {
             port,
         };
         let mut attempts = Vec::new();
+        let mut addresses = destination.addresses.iter();
+        let any_reachable = addresses.any(|address| source.has_family_of(*address));
         for address in &destination.addresses {
-            if source.answers_on(*address) {
+            if source.answers_on(*address) || (any_reachable && !source.has_family_of(*address)) {
                 continue;
             }
             for route in self.snapshot.routes(SocketAddr::new(*address, port)) {
@@ -112,7 +118,10 @@ impl Answers<'_> {
                     Route::Passthrough { address } => (None, address),
                     Route::Unavailable { reason } => return Err(QueryError::Unavailable(reason)),
                 };
+                let destination_node = workload.as_deref().map(|workload| &*workload.node);
+                let within_node = source.enrolled().map(|it| &*it.node) == destination_node;
                 attempts.push(Attempt {
+                    assumed: within_node && destination_node.is_some_and(|it| *it != *self.node),
                     client: self.client_side(source, workload.as_deref(), address),
                     source: source.clone(),
                     host: host.clone(),
@@ -192,6 +201,17 @@ impl Client {
                 (workload.tunnel_protocol != TunnelProtocol::None).then_some(workload)
             }
             Self::Address(_) => None,
+        }
+    }
+
+    /// Whether it can connect to an address of this family.
+    fn has_family_of(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Workload(workload) => {
+                let mut addresses = workload.addresses.iter();
+                addresses.any(|own| own.is_ipv4() == address.is_ipv4())
+            }
+            Self::Address(own) => own.is_ipv4() == address.is_ipv4(),
         }
     }
 

@@ -131,6 +131,7 @@ mod tests {
     fn explain(source: &str, destination: &str) -> AuthzExplanation {
         let snapshot = with_policy();
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings::default(),
         };

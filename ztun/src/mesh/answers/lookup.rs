@@ -147,8 +147,8 @@ impl Snapshot {
         &self,
         service: &Service,
     ) -> Result<Destination, LookupError> {
-        let addresses = if let Some(vip) = service.vips.first() {
-            vec![*vip]
+        let addresses = if !service.vips.is_empty() {
+            one_of_each_family(&service.vips).collect()
         } else {
             let ready = service.endpoints.iter().filter(|(_, end)| end.ready);
             let workloads = ready.filter_map(|(uid, _)| self.workload(uid));
@@ -229,12 +229,18 @@ impl<'a> Name<'a> {
     }
 }
 
-/// The first address of each.
+/// The first address of each family: what holds for it holds for others of its family.
+fn one_of_each_family(addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    let v6 = addresses.iter().find(|address| address.is_ipv6());
+    v4.into_iter().chain(v6).copied()
+}
+
 fn with_addresses<'a>(
     name: &str,
     workloads: impl Iterator<Item = &'a Arc<Workload>>,
 ) -> Result<Vec<IpAddr>, LookupError> {
-    let addresses = workloads.filter_map(|workload| workload.addresses.first().copied());
+    let addresses = workloads.flat_map(|workload| one_of_each_family(&workload.addresses));
     let addresses: Vec<IpAddr> = addresses.collect();
     if addresses.is_empty() {
         return Err(LookupError::NoAddress {
@@ -311,7 +317,7 @@ mod tests {
     fn a_destination_is_a_workload_a_service_by_any_of_its_names_or_an_address() {
         let web = "web.foo.svc.cluster.local 10.1.0.1";
         for (name, expected) in [
-            ("foo/client", "foo/client 10.0.0.1"),
+            ("foo/client", "foo/client 10.0.0.1,fd00::1"),
             ("pod/foo/web", "foo/web 10.0.0.2,10.0.0.3"),
             ("service/foo/web", web),
             ("web.foo", web),

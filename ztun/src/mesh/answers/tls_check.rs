@@ -23,6 +23,15 @@ pub struct TlsCheck {
     /// Which object decides what the server's side accepts; `None` is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<str>>,
+    /// Both are on one other node, which is taken to have the `sameNode` of the one that answers.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub assumed: bool,
+}
+
+// Serde's signature.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +107,7 @@ impl Answers<'_> {
             client: attempt.client.clone(),
             server,
             policy,
+            assumed: attempt.assumed,
         }
     }
 
@@ -162,6 +172,7 @@ mod tests {
 
     fn rows(snapshot: &Snapshot, source: &str, destination: &str) -> Vec<String> {
         let answers = Answers {
+            node: "a",
             snapshot,
             transport: TransportSettings::default(),
         };
@@ -207,6 +218,42 @@ mod tests {
             ("foo/client", "[2001:db8::1]:80", "[2001:db8::1]:80 [2001:db8::1]:80 PLAINTEXT: plaintext, plaintext (not enrolled), -".to_owned()),
         ] {
             assert_eq!(rows(&snapshot(), source, destination), [expected]);
+        }
+    }
+
+    #[test]
+    fn each_family_that_both_ends_have_is_a_row() {
+        let mut snapshot = snapshot();
+        snapshot.insert_workload(arc(workload("dual", &["10.0.0.8", "fd00::8"])));
+        snapshot.insert_workload(arc(workload("six", &["fd00::9"])));
+        snapshot.insert_workload(arc(workload("seven", &["10.0.0.7", "fd00::7"])));
+        let endpoints = |source: &str, destination: &str| {
+            let rows = rows(&snapshot, source, destination);
+            let second = |row: &String| row.split(' ').nth(1).unwrap().to_owned();
+            rows.iter().map(second).collect::<Vec<_>>()
+        };
+        let both = ["10.0.0.8:80", "[fd00::8]:80"];
+        assert_eq!(endpoints("foo/six", "foo/dual:80"), both[1..]);
+        assert_eq!(endpoints("foo/client", "foo/dual:80"), both[..1]);
+        assert_eq!(endpoints("foo/seven", "foo/dual:80"), both);
+    }
+
+    #[test]
+    fn what_another_node_does_between_its_pods_is_assumed() {
+        let snapshot = snapshot();
+        for (source, destination, assumed) in [
+            ("foo/neighbour", "pod/foo/far:80", true),
+            ("foo/client", "foo/near:80", false),
+            ("foo/client", "pod/foo/far:80", false),
+            ("192.0.2.1", "pod/foo/far:80", false),
+        ] {
+            let answers = Answers {
+                node: "a",
+                snapshot: &snapshot,
+                transport: TransportSettings::default(),
+            };
+            let checks = answers.tls_check(&query(source, destination)).unwrap();
+            assert_eq!(checks[0].assumed, assumed, "{source} {destination}");
         }
     }
 
@@ -259,6 +306,7 @@ mod tests {
         assert!(shown[0].contains("10.0.0.2:8080 (foo/far) OK: mutual TLS"));
         assert!(shown[1].contains("10.0.0.3:8080 (foo/near) OK: same node"));
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings::default(),
         };
@@ -280,6 +328,7 @@ mod tests {
     fn neighbours_use_mutual_tls_where_that_is_set() {
         let snapshot = snapshot();
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings {
                 same_node: SameNode::Tunnel,
@@ -322,6 +371,7 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.insert_workload(arc(workload("pending", &[])));
         let answers = Answers {
+            node: "a",
             snapshot: &snapshot,
             transport: TransportSettings::default(),
         };

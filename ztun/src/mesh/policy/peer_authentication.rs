@@ -45,8 +45,8 @@ pub struct PeerAuthentication {
 
 /// All of them, arranged by what they cover.
 ///
-/// A policy of the root namespace covers the mesh, unless it has a selector: then it covers the
-/// root namespace's own workloads.
+/// A policy of the root namespace covers the mesh, unless it has a selector: then it is ignored, as
+/// istiod ignores it.
 #[derive(Clone, Debug, Default)]
 pub struct PeerAuthentications(Index<PeerAuthentication>);
 
@@ -79,7 +79,10 @@ impl PeerAuthentications {
         key: PolicyKey,
         policy: PeerAuthentication,
     ) {
-        let covers_mesh = policy.selector.is_empty() && *policy.namespace == *root_namespace;
+        if policy.is_ignored(root_namespace) {
+            return;
+        }
+        let covers_mesh = *policy.namespace == *root_namespace;
         let target = Target {
             namespace: (!covers_mesh).then(|| Arc::clone(&policy.namespace)),
             selector: policy.selector.clone(),
@@ -162,6 +165,13 @@ impl PeerAuthentications {
 }
 
 impl PeerAuthentication {
+    /// What its author is told where [`Self::is_ignored`].
+    pub const IGNORED: &str = "with a selector, a PeerAuthentication of the root namespace has no effect, as in Istio: put it into the namespace of the workloads";
+
+    pub fn is_ignored(&self, root_namespace: &str) -> bool {
+        !self.selector.is_empty() && *self.namespace == *root_namespace
+    }
+
     /// In order: the oldest first.
     pub(crate) fn age(&self) -> (bool, Option<OffsetDateTime>, &str) {
         (self.created.is_none(), self.created, &self.name)
@@ -280,9 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn a_root_namespace_policy_with_a_selector_leaves_other_namespaces_alone() {
+    fn a_root_namespace_policy_with_a_selector_is_ignored_in_its_own_namespace_too() {
         let mut root = selected(STRICT, &[]);
         root.namespace = ROOT.into();
-        assert_eq!(mode(&[root], "a", 80), None);
+        assert_eq!(mode(std::slice::from_ref(&root), "a", 80), None);
+        let mut own = workload("a", &["10.0.0.1"]);
+        own.pod.namespace = ROOT.into();
+        let all = PeerAuthentications::new(ROOT, [root]);
+        assert!(all.effective(&own, 80).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps what is captured in step with what the mesh state says: who takes part and who doesn't.
 
 mod attempts;
-mod decision;
+pub mod decision;
 
 use std::{
     future,

@@ -12,7 +12,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,12 +21,16 @@ use std::{
 use arc_swap::ArcSwap;
 use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Notify, task::JoinHandle, time};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{self, Instant},
+};
 use tracing::{info, warn};
 
 pub(crate) use self::reading::text;
 pub use self::reading::{FileContents, Objects, read_text};
-use self::state::DirectoryState;
+use self::state::{DirectoryState, Reported};
 use super::TranslateSettings;
 use crate::mesh::{Mesh, Snapshot};
 
@@ -39,7 +43,7 @@ const RESCAN: Duration = Duration::from_secs(10);
 
 /// The files that a source reads below `root`, in the order in which they count.
 pub(crate) fn manifests(root: &Path) -> io::Result<Vec<PathBuf>> {
-    Ok(walk::files(root)?.into_keys().collect())
+    Ok(walk::files(root)?.files.into_keys().collect())
 }
 
 /// Something that could not be taken as it is written.
@@ -83,6 +87,13 @@ pub struct FileSource {
     task: JoinHandle<()>,
 }
 
+/// What the kernel reported and was not looked at yet.
+#[derive(Debug, Default)]
+struct Changes {
+    reported: Mutex<Reported>,
+    news: Notify,
+}
+
 #[derive(Debug, Default)]
 struct Status {
     problems: ArcSwap<Vec<Problem>>,
@@ -96,13 +107,13 @@ impl FileSource {
         mesh: Arc<Mesh>,
         settings: TranslateSettings,
     ) -> Result<Self, FileSourceError> {
-        let changed = Arc::new(Notify::new());
+        let changed = Arc::new(Changes::default());
         // Watched before it is read: nothing falls in between.
         let watcher = watch(directory, &changed)?;
         let mut state = read(directory, settings)?;
         let status = Arc::new(Status::default());
         mesh.publish(state.snapshot());
-        status.report(&state);
+        status.report(&mut state);
         let snapshot = mesh.snapshot();
         info!(
             directory = %directory.display(),
@@ -134,10 +145,13 @@ impl Drop for FileSource {
 
 impl Status {
     /// Each problem is logged once, when it first appears.
-    fn report(&self, state: &DirectoryState) {
+    fn report(&self, state: &mut DirectoryState) {
+        self.rejected.store(state.rejected(), Ordering::Relaxed);
+        let Some(now) = state.changed_problems() else {
+            return;
+        };
         let before = self.problems.load();
         let before: BTreeSet<&Problem> = before.iter().collect();
-        let now = state.problems();
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
             warn!(
                 file = %problem.file.display(),
@@ -147,7 +161,27 @@ impl Status {
             );
         }
         self.problems.store(Arc::new(now));
-        self.rejected.store(state.rejected(), Ordering::Relaxed);
+    }
+}
+
+impl Changes {
+    fn report(&self, event: notify::Result<notify::Event>) {
+        match event {
+            // Reading the directory is an event too: it must not wake the reader.
+            Ok(event) if event.kind.is_access() => return,
+            Ok(event) if !event.need_rescan() => self.reported().add(event.paths),
+            Ok(_) | Err(_) => *self.reported() = Reported::everywhere(),
+        }
+        self.news.notify_one();
+    }
+
+    fn take(&self) -> Reported {
+        std::mem::take(&mut *self.reported())
+    }
+
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        // Nothing panics while holding it; were it ever poisoned, it is still whole.
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -164,7 +198,7 @@ pub fn load(
 
 fn read(directory: &Path, settings: TranslateSettings) -> Result<DirectoryState, FileSourceError> {
     let mut state = DirectoryState::new(directory, settings);
-    match state.reload() {
+    match state.reload(&Reported::everywhere()) {
         Ok(_) => Ok(state),
         Err(cause) => Err(FileSourceError::Directory {
             directory: directory.to_owned(),
@@ -173,19 +207,17 @@ fn read(directory: &Path, settings: TranslateSettings) -> Result<DirectoryState,
     }
 }
 
-fn watch(directory: &Path, changed: &Arc<Notify>) -> Result<impl Watcher + use<>, FileSourceError> {
+fn watch(
+    directory: &Path,
+    changed: &Arc<Changes>,
+) -> Result<impl Watcher + use<>, FileSourceError> {
     let changed = Arc::clone(changed);
     let failed = |source| FileSourceError::Watch {
         directory: directory.to_owned(),
         source,
     };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the directory is an event too: it must not wake the reader.
-        if event.map_or(true, |event| !event.kind.is_access()) {
-            changed.notify_one();
-        }
-    })
-    .map_err(failed)?;
+    let mut watcher =
+        notify::recommended_watcher(move |event| changed.report(event)).map_err(failed)?;
     watcher
         .watch(directory, RecursiveMode::Recursive)
         .map_err(failed)?;
@@ -197,18 +229,23 @@ async fn follow(
     mut state: DirectoryState,
     mesh: Arc<Mesh>,
     status: Arc<Status>,
-    changed: Arc<Notify>,
+    changed: Arc<Changes>,
     _watcher: impl Watcher,
 ) {
     let mut unreadable = false;
+    let mut scanned = Instant::now();
     loop {
-        // Either way the directory is looked at: the timeout only says that nothing was reported.
-        let reported = time::timeout(RESCAN, changed.notified()).await.is_ok();
-        if reported {
-            settle(&changed).await;
+        let rest = RESCAN.saturating_sub(scanned.elapsed());
+        if time::timeout(rest, changed.news.notified()).await.is_ok() {
+            settle(&changed.news).await;
+        }
+        let mut reported = changed.take();
+        if scanned.elapsed() >= RESCAN {
+            reported = Reported::everywhere();
+            scanned = Instant::now();
         }
         let reading = tokio::task::spawn_blocking(move || {
-            let outcome = state.reload();
+            let outcome = state.reload(&reported);
             (state, outcome)
         });
         let outcome;
@@ -223,7 +260,7 @@ async fn follow(
         match outcome {
             Ok(true) => {
                 mesh.publish(state.snapshot());
-                status.report(&state);
+                status.report(&mut state);
                 unreadable = false;
             }
             Ok(false) => unreadable = false,

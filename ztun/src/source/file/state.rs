@@ -1,7 +1,8 @@
 //! The directory's files and their objects, and which file's version of an object counts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    ops::Bound,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,7 +10,7 @@ use std::{
 use super::{
     Problem,
     reading::{self, FileContents, Objects},
-    walk::{self, Stamp},
+    walk::{self, Stamp, Standing},
 };
 use crate::{
     mesh::Snapshot,
@@ -23,10 +24,26 @@ use crate::{
 pub(super) struct DirectoryState {
     root: PathBuf,
     files: BTreeMap<Arc<Path>, LoadedFile>,
+    directories: HashSet<PathBuf>,
+    /// As [`walk::Found`].
+    has_links: bool,
     /// The files that hold an object; the first one's version counts.
     holders: BTreeMap<ObjectKey, BTreeSet<Arc<Path>>>,
+    /// Objects that several files hold.
+    shared: BTreeSet<ObjectKey>,
+    /// Files with something to tell of.
+    troubled: BTreeSet<Arc<Path>>,
+    /// Whether what is told of files has changed since it was last asked for.
+    problems_changed: bool,
     translator: Translator,
     rejected: u64,
+}
+
+/// Where something may have changed.
+#[derive(Debug, Default)]
+pub(super) struct Reported {
+    everywhere: bool,
+    paths: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -35,53 +52,150 @@ struct LoadedFile {
     contents: FileContents,
 }
 
+impl Reported {
+    /// More than these are not told apart.
+    const MAX_PATHS: usize = 1_000;
+
+    pub(super) fn everywhere() -> Self {
+        Self {
+            everywhere: true,
+            paths: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, paths: Vec<PathBuf>) {
+        self.paths.extend(paths);
+        if self.paths.len() > Self::MAX_PATHS {
+            *self = Self::everywhere();
+        }
+    }
+}
+
 impl DirectoryState {
     pub(super) fn new(root: &Path, settings: TranslateSettings) -> Self {
         Self {
             root: root.to_owned(),
             files: BTreeMap::new(),
+            directories: HashSet::new(),
+            has_links: false,
             holders: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            troubled: BTreeSet::new(),
+            problems_changed: true,
             translator: Translator::new(settings),
             rejected: 0,
         }
     }
 
-    /// Reads what has changed; true if anything has. If the directory can't be read, nothing changes.
-    pub(super) fn reload(&mut self) -> Result<bool, String> {
-        let found = walk::files(&self.root).map_err(|error| error.to_string())?;
+    /// Reads what has changed where something was reported; true if anything has. If the directory
+    /// can't be read, nothing changes.
+    pub(super) fn reload(&mut self, reported: &Reported) -> Result<bool, String> {
         let mut changed = BTreeSet::new();
-        let gone: Vec<Arc<Path>> = self
-            .files
-            .keys()
-            .filter(|path| !found.contains_key(&***path))
-            .cloned()
-            .collect();
-        let mut any = !gone.is_empty();
-        for path in gone {
-            if let Some(file) = self.files.remove(&path) {
-                self.disown(&path, file.contents.objects.keys(), &mut changed);
-            }
-        }
-        for (path, stamp) in found {
-            let known = self.files.get(&*path);
-            if !known.is_some_and(|known| known.stamp.is_current(stamp)) {
-                any |= self.load(path.into(), stamp, &mut changed);
-            }
-        }
+        let any = match self.single_files(reported) {
+            Some(files) => self.reload_files(files, &mut changed),
+            None => self.reload_all(&mut changed)?,
+        };
         for key in changed {
             self.update(&key);
         }
         Ok(any)
     }
 
+    /// The files that reports concern, as they are now; `None` where they may concern others.
+    fn single_files<'a>(&self, reported: &'a Reported) -> Option<Vec<(&'a Path, Standing)>> {
+        if reported.everywhere || self.has_links {
+            return None;
+        }
+        let mut files = Vec::new();
+        for path in &reported.paths {
+            let parent = path.parent()?;
+            self.directories.get(parent)?;
+            let had_files = || {
+                let after = (Bound::Excluded(path.as_path()), Bound::Unbounded);
+                let next = self.files.range::<Path, _>(after).next();
+                next.is_some_and(|(next, _)| next.starts_with(path))
+            };
+            match walk::look_at(path) {
+                Standing::Other if walk::is_foreign(path) => {}
+                Standing::Other => return None,
+                Standing::Nothing if had_files() => return None,
+                standing => files.push((path.as_path(), standing)),
+            }
+        }
+        Some(files)
+    }
+
+    fn reload_files(
+        &mut self,
+        files: Vec<(&Path, Standing)>,
+        changed: &mut BTreeSet<ObjectKey>,
+    ) -> bool {
+        let mut any = false;
+        for (path, standing) in files {
+            any |= match standing {
+                Standing::File(stamp) => self.load_if_changed(path, stamp, changed),
+                Standing::Nothing | Standing::Other => self.unload(path, changed),
+            };
+        }
+        any
+    }
+
+    fn reload_all(&mut self, changed: &mut BTreeSet<ObjectKey>) -> Result<bool, String> {
+        let found = walk::files(&self.root).map_err(|error| error.to_string())?;
+        self.directories = found.directories;
+        self.has_links = found.has_links;
+        let gone: Vec<Arc<Path>> = self
+            .files
+            .keys()
+            .filter(|path| !found.files.contains_key(&***path))
+            .cloned()
+            .collect();
+        let mut any = false;
+        for path in gone {
+            any |= self.unload(&path, changed);
+        }
+        for (path, stamp) in found.files {
+            any |= self.load_if_changed(&path, stamp, changed);
+        }
+        Ok(any)
+    }
+
+    fn load_if_changed(
+        &mut self,
+        path: &Path,
+        stamp: Stamp,
+        changed: &mut BTreeSet<ObjectKey>,
+    ) -> bool {
+        let known = self.files.get(path);
+        let is_current = known.is_some_and(|known| known.stamp.is_current(stamp));
+        !is_current && self.load(path.into(), stamp, changed)
+    }
+
+    /// True if the file was known.
+    fn unload(&mut self, path: &Path, changed: &mut BTreeSet<ObjectKey>) -> bool {
+        let Some(file) = self.files.remove(path) else {
+            return false;
+        };
+        self.disown(path, file.contents.objects.keys(), changed);
+        self.problems_changed |= self.troubled.remove(path);
+        true
+    }
+
     pub(super) fn snapshot(&mut self) -> Snapshot {
         self.translator.snapshot()
     }
 
+    /// What is wrong, unless that is the same as when it was last asked for.
+    pub(super) fn changed_problems(&mut self) -> Option<Vec<Problem>> {
+        let of_files = std::mem::take(&mut self.problems_changed);
+        let of_objects = self.translator.take_problems_changed();
+        (of_files || of_objects).then(|| self.problems())
+    }
+
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let files = self.files.values();
-        let mut problems: Vec<Problem> = files
-            .flat_map(|file| file.contents.problems.clone())
+        let mut problems: Vec<Problem> = self
+            .troubled()
+            .flat_map(|(_, file)| file.contents.problems.clone())
             .collect();
         problems.extend(self.unknown_kinds());
         problems.extend(self.duplicates());
@@ -124,8 +238,18 @@ impl DirectoryState {
         for key in contents.objects.keys() {
             let holders = self.holders.entry(key.clone()).or_default();
             holders.insert(Arc::clone(&path));
+            if holders.len() > 1 {
+                self.shared.insert(key.clone());
+                self.problems_changed = true;
+            }
             changed.insert(key.clone());
         }
+        let has_trouble = !contents.problems.is_empty() || !contents.unknown.is_empty();
+        let had_trouble = self.troubled.remove(&path);
+        if has_trouble {
+            self.troubled.insert(Arc::clone(&path));
+        }
+        self.problems_changed |= had_trouble || has_trouble;
         self.files.insert(path, LoadedFile { stamp, contents });
         differs
     }
@@ -139,6 +263,9 @@ impl DirectoryState {
         for key in keys {
             if let Some(holders) = self.holders.get_mut(key) {
                 holders.remove(path);
+                if holders.len() < 2 {
+                    self.problems_changed |= self.shared.remove(key);
+                }
             }
             changed.insert(key.clone());
         }
@@ -161,10 +288,15 @@ impl DirectoryState {
         Some(self.holders.get(key)?.first()?)
     }
 
+    fn troubled(&self) -> impl Iterator<Item = (&Arc<Path>, &LoadedFile)> {
+        let files = self.troubled.iter();
+        files.filter_map(|path| self.files.get_key_value(path))
+    }
+
     /// One for each kind, however many files hold it.
     fn unknown_kinds(&self) -> impl Iterator<Item = Problem> {
         let mut first_file = BTreeMap::new();
-        for (path, file) in &self.files {
+        for (path, file) in self.troubled() {
             for kind in &file.contents.unknown {
                 first_file.entry(kind).or_insert(path);
             }
@@ -177,7 +309,9 @@ impl DirectoryState {
     }
 
     fn duplicates(&self) -> impl Iterator<Item = Problem> {
-        self.holders.iter().flat_map(|(key, files)| {
+        let shared = self.shared.iter();
+        let shared = shared.filter_map(|key| self.holders.get_key_value(key));
+        shared.flat_map(|(key, files)| {
             let mut files = files.iter();
             let first = files.next();
             files

@@ -14,15 +14,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(crate) use self::metadata::or_default;
-use self::stand_in::unreadable;
 pub use self::{
     metadata::{Labels, Metadata},
-    stand_in::stand_in_for_text,
+    stand_in::{Unreadable, stand_in_for_text},
 };
 use super::field::{FieldPath, FieldProblem};
 use crate::mesh::{
     Identity, TrustDomain,
-    policy::{FailClosed, PeerAuthentication, authorization::AuthorizationPolicy},
+    policy::{PeerAuthentication, authorization::AuthorizationPolicy},
 };
 
 /// An object's problems beyond these are only counted.
@@ -62,7 +61,7 @@ pub enum Object {
     /// Shared with the engine, which keeps it too.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// Stands in for a policy that could not be read.
-    Unreadable(FailClosed),
+    Unreadable(Unreadable),
 }
 
 /// What became of one object's text.
@@ -311,8 +310,8 @@ impl<'a> Header<'a> {
         let restricts = kind.map_or(self.group == "security.istio.io", Kind::is_policy);
         if restricts && !security::decides_nothing(value) {
             let target = security::target(value, context.root_namespace);
-            let closed = unreadable(&rejection.object, &rejection.message(), target);
-            rejection.stand_in = Some(Arc::new(Object::Unreadable(closed)));
+            let stand_in = Unreadable::new(&rejection.object, &rejection.message(), target);
+            rejection.stand_in = Some(Arc::new(Object::Unreadable(stand_in)));
         }
         rejection
     }

@@ -2,11 +2,58 @@
 
 use std::collections::BTreeSet;
 
-use super::Object;
+use super::{Object, ObjectKey, security::ReadTarget};
 use crate::mesh::{
     Denial,
     policy::{FailClosed, Selector, Target},
 };
+
+/// A policy that denies, and what its target is still to be looked up in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// With the widest target that it may have.
+    widest: FailClosed,
+    services: Vec<ObjectKey>,
+}
+
+impl Unreadable {
+    pub(super) fn new(policy: &str, message: &str, target: ReadTarget) -> Self {
+        let reason = format!("it can't be read, so nobody may enter what it is for ({message})");
+        Self {
+            widest: FailClosed {
+                target: target.target,
+                denial: Denial {
+                    policy: policy.into(),
+                    reason: reason.into(),
+                    hint: "correct it where it comes from".into(),
+                },
+            },
+            services: target.services,
+        }
+    }
+
+    pub fn names(&self, service: &ObjectKey) -> bool {
+        self.services.contains(service)
+    }
+
+    /// Narrowed to the workloads of the services that it names, where those are known and select:
+    /// to what their selectors have in common, if there are several.
+    pub fn closed<'a>(&self, object: impl Fn(&ObjectKey) -> Option<&'a Object>) -> FailClosed {
+        let mut closed = self.widest.clone();
+        let selectors = self.services.iter().map(|key| match object(key)? {
+            Object::Service(service) => Some(&service.spec.selector),
+            Object::ServiceEntry(entry) => Some(&entry.spec.workload_selector.as_ref()?.labels),
+            _ => None,
+        });
+        let selectors: Option<Vec<_>> = selectors.collect();
+        if let Some((first, others)) = selectors.as_deref().and_then(<[_]>::split_first) {
+            let mut common = (*first).clone();
+            common.retain(|label, value| others.iter().all(|it| it.get(label) == Some(value)));
+            closed.target.selector = Selector(common);
+        }
+        closed
+    }
+}
 
 /// What stands in for a text that isn't even YAML, if a policy that restricts is in it.
 ///
@@ -26,7 +73,13 @@ pub fn stand_in_for_text(text: &str, message: &str, root_namespace: &str) -> Opt
     let name = scan(text, "name").next();
     let name = name.as_deref().unwrap_or("(unknown name)");
     let policy = format!("{kind} {namespace}/{name}");
-    Some(Object::Unreadable(unreadable(&policy, message, target)))
+    let target = ReadTarget {
+        target,
+        services: Vec::new(),
+    };
+    Some(Object::Unreadable(Unreadable::new(
+        &policy, message, target,
+    )))
 }
 
 /// The plain values that follow `field:`, in block or flow style, whatever else is wrong.
@@ -41,16 +94,4 @@ fn scan<'a>(text: &'a str, field: &'a str) -> impl Iterator<Item = String> + 'a 
         let value = plain(value.split(" #").next()?);
         (plain(key) == field && !value.is_empty()).then_some(value)
     })
-}
-
-pub(super) fn unreadable(policy: &str, message: &str, target: Target) -> FailClosed {
-    FailClosed {
-        target,
-        denial: Denial {
-            policy: policy.into(),
-            reason: format!("it can't be read, so nobody may enter what it is for ({message})")
-                .into(),
-            hint: "correct it where it comes from".into(),
-        },
-    }
 }

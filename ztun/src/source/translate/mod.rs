@@ -13,6 +13,7 @@ use std::{
 };
 
 pub use self::problems::ObjectProblem;
+pub(crate) use self::workload::membership;
 use self::{
     namespace::{Context, Namespace, Objects},
     problems::Problems,
@@ -33,7 +34,7 @@ pub struct TranslateSettings {
 /// Keeps a snapshot in step with a store of objects.
 ///
 /// After a change only what it concerns is translated again: an object itself, the services that
-/// stand before it, and the pods of a namespace whose own word about the mesh changes.
+/// stand before it, the policies that name it, and the pods of a namespace whose own word about the mesh changes.
 #[derive(Debug)]
 pub struct Translator {
     settings: TranslateSettings,
@@ -90,8 +91,14 @@ impl Translator {
     /// The mesh as the objects now describe it.
     pub fn snapshot(&mut self) -> Snapshot {
         let changed = std::mem::take(&mut self.changed);
-        let (policies, others): (Vec<_>, Vec<_>) =
+        let (mut policies, others): (BTreeSet<_>, BTreeSet<_>) =
             changed.into_iter().partition(|key| key.kind.is_policy());
+        let others: Vec<_> = others.into_iter().collect();
+        for key in &others {
+            if matches!(key.kind, Kind::Service | Kind::ServiceEntry) {
+                policies.extend(policy::that_name(key, &self.objects));
+            }
+        }
         for key in policies {
             self.policy(&key);
         }
@@ -122,9 +129,10 @@ impl Translator {
             return;
         };
         let object = self.objects.get(key).map(AsRef::as_ref);
-        let (name, problems) = policy::problems(key, object);
+        let (name, problems) =
+            policy::problems(key, object, &self.objects, &self.settings.root_namespace);
         self.problems.set_as(key, &name, problems);
-        match object.and_then(policy::of) {
+        match object.and_then(|object| policy::of(object, &self.objects)) {
             Some(policy) => self.snapshot.insert_policy(policy_key, policy),
             None => self.snapshot.remove_policy(&policy_key),
         }

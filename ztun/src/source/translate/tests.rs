@@ -2,6 +2,7 @@
 
 mod incremental;
 mod membership;
+mod targets;
 
 use std::collections::BTreeMap;
 

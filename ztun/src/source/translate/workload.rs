@@ -40,7 +40,7 @@ pub(super) fn of_pod(
         NetworkMode::Pod
     };
     let membership = match network_mode {
-        NetworkMode::Pod => membership(metadata, namespace_labels),
+        NetworkMode::Pod => membership(&metadata.labels, &metadata.annotations, namespace_labels),
         NetworkMode::Host => Membership::Outside,
     };
     let (workload_name, workload_kind) = controller(metadata);
@@ -83,7 +83,7 @@ pub(super) fn of_workload_entry(
     let metadata = &entry.metadata;
     let mut labels = metadata.labels.clone();
     labels.extend(entry.spec.labels.clone());
-    let membership = if is_ambient(&labels) || is_redirected(metadata) {
+    let membership = if is_ambient(&labels) || is_redirected(&metadata.annotations) {
         Membership::Member
     } else {
         // Its words are about a machine: a pod of the same name goes by its own.
@@ -210,12 +210,16 @@ fn identity(
 }
 
 /// The pod's own word before its namespace's.
-fn membership(metadata: &Metadata, namespace_labels: Option<&Labels>) -> Membership {
-    let own = metadata.labels.get(DATAPLANE_MODE).map(AsRef::as_ref);
+pub(crate) fn membership(
+    labels: &Labels,
+    annotations: &Labels,
+    namespace_labels: Option<&Labels>,
+) -> Membership {
+    let own = labels.get(DATAPLANE_MODE).map(AsRef::as_ref);
     match (own, namespace_labels) {
         (Some("none"), _) => Membership::Outside,
         (Some("ambient"), _) => Membership::Member,
-        _ if is_redirected(metadata) => Membership::Member,
+        _ if is_redirected(annotations) => Membership::Member,
         (_, Some(labels)) if is_ambient(labels) => Membership::Member,
         (_, Some(_)) => Membership::Outside,
         (_, None) => Membership::Undecided,
@@ -241,8 +245,8 @@ pub(super) fn is_ambient(labels: &Labels) -> bool {
         .is_some_and(|mode| &**mode == "ambient")
 }
 
-fn is_redirected(metadata: &Metadata) -> bool {
-    let redirection = metadata.annotations.get(REDIRECTION);
+fn is_redirected(annotations: &Labels) -> bool {
+    let redirection = annotations.get(REDIRECTION);
     redirection.is_some_and(|state| &**state == "enabled")
 }
 

@@ -1,5 +1,7 @@
-//! `cargo xtask bench policy`: what a decision costs as the mesh grows, and what policies hold.
+//! `cargo xtask bench policy`: what decisions and changes cost as the mesh grows, and what policies hold.
 
+mod changes;
+mod choice;
 mod large_mesh;
 
 use std::{
@@ -12,7 +14,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use ztun::mesh::{Connection, Snapshot, policy::Policy};
 
-use self::large_mesh::{LargeMesh, Naming, Shape};
+use self::{
+    changes::{Cluster, Size},
+    large_mesh::{LargeMesh, Naming, Shape},
+};
 use crate::{
     process::Usage,
     report::{Report, verdict},
@@ -28,8 +33,8 @@ const PODS: usize = 110;
 /// Decisions that are timed together. The best round counts: what else the machine does slows
 /// down the others, and a short one ends before anything else gets its turn.
 const ROUND: u32 = 1_000;
-/// Values of one field.
-const VALUES: usize = 10_000;
+/// Values of one field, endpoints of one service: of the smallest.
+const VALUES: usize = 100;
 
 const DECISION_LIMIT: Duration = Duration::from_micros(1);
 const UPDATE_LIMIT: Duration = Duration::from_millis(1);
@@ -62,6 +67,8 @@ pub fn run(args: &Args) -> Result<Report> {
     hold(&mut report)?;
     grow(args, &mut report)?;
     long_fields(args, &mut report)?;
+    endpoint_choice(args, &mut report)?;
+    changes(args, &mut report)?;
     Ok(report)
 }
 
@@ -175,25 +182,79 @@ fn long_fields(args: &Args, report: &mut Report) -> Result<()> {
         ("principals", Naming::Principals),
         ("ipBlocks", Naming::IpBlocks),
     ] {
-        let mesh = LargeMesh::new(Shape::Named(naming), 1, VALUES)?;
-        let mut snapshot = mesh.snapshot_without_policies();
-        insert_policies(&mesh, &mut snapshot);
-        let connections = mesh.connections();
-        let time = mean(&connections, args.decisions, |connection| {
-            drop(black_box(snapshot.authorize(connection)));
-        });
-        let met = time < DECISION_LIMIT;
-        if !met {
-            report.missed(format_args!("{VALUES} {name} within {DECISION_LIMIT:?}"));
+        for growth in GROWTH {
+            let values = VALUES * growth;
+            let mesh = LargeMesh::new(Shape::Named(naming), 1, values)?;
+            let mut snapshot = mesh.snapshot_without_policies();
+            insert_policies(&mesh, &mut snapshot);
+            let connections = mesh.connections();
+            let time = mean(&connections, args.decisions, |connection| {
+                drop(black_box(snapshot.authorize(connection)));
+            });
+            let met = time < DECISION_LIMIT;
+            if !met {
+                report.missed(format_args!("{values} {name} within {DECISION_LIMIT:?}"));
+            }
+            rows.push([
+                name.to_owned(),
+                values.to_string(),
+                nanoseconds(time),
+                verdict(met),
+            ]);
         }
-        rows.push([
-            name.to_owned(),
-            VALUES.to_string(),
-            nanoseconds(time),
-            verdict(met),
-        ]);
     }
     Report::table(["field", "values", "decision", "under 1 µs"], &rows);
+    Ok(())
+}
+
+fn endpoint_choice(args: &Args, report: &mut Report) -> Result<()> {
+    let mut rows = Vec::new();
+    for growth in GROWTH {
+        let endpoints = VALUES * growth;
+        let time = choice::cost(endpoints, args.decisions)?;
+        let met = time < DECISION_LIMIT;
+        if !met {
+            report.missed(format_args!(
+                "{endpoints} endpoints within {DECISION_LIMIT:?}"
+            ));
+        }
+        rows.push([endpoints.to_string(), nanoseconds(time), verdict(met)]);
+    }
+    Report::table(["endpoints of a service", "choice", "under 1 µs"], &rows);
+    Ok(())
+}
+
+fn changes(args: &Args, report: &mut Report) -> Result<()> {
+    let mut rows = Vec::new();
+    for growth in GROWTH {
+        let size = Size {
+            pods: WORKLOADS * growth,
+            policies: POLICIES * growth,
+            large: VALUES * growth,
+        };
+        Report::progress(format_args!("changes among {} pods", size.pods));
+        for cost in Cluster::new(size)?.measure(args.updates)? {
+            let met = cost.followed < UPDATE_LIMIT;
+            if !met && GROWTH.last() == Some(&growth) {
+                report.missed(format_args!("{} within {UPDATE_LIMIT:?}", cost.change));
+            }
+            rows.push([
+                cost.change.to_owned(),
+                size.pods.to_string(),
+                microseconds(cost.translated),
+                microseconds(cost.followed),
+                verdict(met),
+            ]);
+        }
+    }
+    Report::table(
+        ["change", "pods", "translated", "followed", "under 1 ms"],
+        &rows,
+    );
+    Report::text(format_args!(
+        "translated: from the source's event to the snapshot and its problems; followed: published, and looked at by the node; \
+         there is a service for ten pods; large: in a namespace with a tenth as many pods, all of them in each of its two services"
+    ));
     Ok(())
 }
 

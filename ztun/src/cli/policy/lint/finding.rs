@@ -46,6 +46,8 @@ pub(super) enum Check {
     Namespace,
     /// A policy for no workload.
     Target,
+    /// A policy for workloads that take no part in the mesh.
+    NotEnrolled,
     /// A principal, namespace or service account that nobody has.
     Source,
     /// A port that nobody serves.

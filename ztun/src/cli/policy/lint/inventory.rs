@@ -10,11 +10,17 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::{
-    mesh::policy::Target,
-    source::kubernetes_objects::{
-        Labels, Object, ObjectKey,
-        core::{PodSpec, Protocol, Service, TargetPort},
-        networking::WorkloadEntry,
+    mesh::{
+        policy::Target,
+        workload::{Membership, NetworkMode},
+    },
+    source::{
+        kubernetes_objects::{
+            Labels, Object, ObjectKey,
+            core::{PodSpec, Protocol, Service, TargetPort},
+            networking::WorkloadEntry,
+        },
+        translate::membership,
     },
 };
 
@@ -23,8 +29,8 @@ const ALWAYS_THERE: [&str; 2] = ["default", "kube-system"];
 
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
-    /// Of `Namespace` objects.
-    declared: BTreeSet<Arc<str>>,
+    /// Of `Namespace` objects, with their labels.
+    declared: BTreeMap<Arc<str>, Labels>,
     /// Namespace and name.
     service_accounts: BTreeSet<(Arc<str>, Arc<str>)>,
     pub(super) workloads: Vec<Member>,
@@ -35,6 +41,9 @@ pub(super) struct Inventory {
 pub(super) struct Member {
     pub(super) namespace: Arc<str>,
     pub(super) labels: Labels,
+    annotations: Labels,
+    /// `None` for a machine.
+    network: Option<NetworkMode>,
     /// TCP ports, with their names: those of its containers and those that services send to.
     /// Without any, it isn't known what it serves.
     pub(super) ports: BTreeMap<u16, Option<Arc<str>>>,
@@ -62,9 +71,14 @@ impl Inventory {
         };
         let part = |name: &str| value.pointer(&format!("{template}/{name}"));
         let spec = part("spec").and_then(|spec| PodSpec::deserialize(spec).ok());
-        let labels = part("metadata/labels").and_then(|labels| Labels::deserialize(labels).ok());
+        let texts = |name: &str| {
+            let texts = part(&format!("metadata/{name}"));
+            texts.and_then(|texts| Labels::deserialize(texts).ok())
+        };
         if let Some(spec) = spec {
-            self.add_pods(&namespace, &labels.unwrap_or_default(), &spec);
+            let labels = texts("labels").unwrap_or_default();
+            let annotations = texts("annotations").unwrap_or_default();
+            self.add_pods(&namespace, labels, annotations, &spec);
         }
     }
 
@@ -75,10 +89,19 @@ impl Inventory {
     ) {
         for (key, object) in objects.clone() {
             match object {
-                Object::Namespace(_) => {
-                    self.declared.insert(Arc::clone(&key.name));
+                Object::Namespace(namespace) => {
+                    let labels = namespace.metadata.labels.clone();
+                    self.declared.insert(Arc::clone(&key.name), labels);
                 }
-                Object::Pod(pod) => self.add_pods(&key.namespace, &pod.metadata.labels, &pod.spec),
+                Object::Pod(pod) => {
+                    let (labels, annotations) = (&pod.metadata.labels, &pod.metadata.annotations);
+                    self.add_pods(
+                        &key.namespace,
+                        labels.clone(),
+                        annotations.clone(),
+                        &pod.spec,
+                    );
+                }
                 Object::WorkloadEntry(entry) => self.add_machine(&key.namespace, entry),
                 _ => {}
             }
@@ -106,6 +129,19 @@ impl Inventory {
             .collect()
     }
 
+    /// Whether a workload is said to take no part in the mesh: no policy is enforced there.
+    pub(super) fn is_outside(&self, member: &Member) -> bool {
+        let namespace_labels = self.declared.get(&member.namespace);
+        match member.network {
+            None => false,
+            Some(NetworkMode::Host) => true,
+            Some(NetworkMode::Pod) => {
+                membership(&member.labels, &member.annotations, namespace_labels)
+                    == Membership::Outside
+            }
+        }
+    }
+
     pub(super) fn declares_namespaces(&self) -> bool {
         !self.declared.is_empty()
     }
@@ -116,7 +152,7 @@ impl Inventory {
 
     /// Those that are there, or that something is in.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
-        let declared = self.declared.iter().map(AsRef::as_ref);
+        let declared = self.declared.keys().map(AsRef::as_ref);
         let of_workloads = self.workloads.iter().map(|member| &*member.namespace);
         let of_accounts = self
             .service_accounts
@@ -146,7 +182,13 @@ impl Inventory {
         known.chain(self.namespaces().map(|namespace| (namespace, "default")))
     }
 
-    fn add_pods(&mut self, namespace: &Arc<str>, labels: &Labels, spec: &PodSpec) {
+    fn add_pods(
+        &mut self,
+        namespace: &Arc<str>,
+        labels: Labels,
+        annotations: Labels,
+        spec: &PodSpec,
+    ) {
         let ports = spec
             .containers
             .iter()
@@ -155,7 +197,13 @@ impl Inventory {
         let ports = tcp.map(|port| (port.container_port, port.name.clone()));
         let member = Member {
             namespace: Arc::clone(namespace),
-            labels: labels.clone(),
+            labels,
+            annotations,
+            network: Some(if spec.host_network {
+                NetworkMode::Host
+            } else {
+                NetworkMode::Pod
+            }),
             ports: ports.collect(),
             service_ports: BTreeMap::new(),
         };
@@ -169,6 +217,8 @@ impl Inventory {
         let member = Member {
             namespace: Arc::clone(namespace),
             labels,
+            annotations: Labels::new(),
+            network: None,
             ports: ports
                 .map(|(name, port)| (*port, Some(Arc::clone(name))))
                 .collect(),

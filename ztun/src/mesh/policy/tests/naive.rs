@@ -84,6 +84,7 @@ impl Naive<'_> {
         };
         let workload = self.oldest(|policy| {
             !policy.selector.0.is_empty()
+                && *policy.namespace != *self.root_namespace
                 && policy.namespace == destination.pod.namespace
                 && selects(&policy.selector, destination)
         });

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod policies;
+mod reported;
 
 use std::{fs, net::IpAddr, os::unix::fs::symlink};
 
@@ -381,9 +382,9 @@ async fn a_directory_that_vanishes_leaves_its_last_state_in_force() {
     fs::create_dir(&root).unwrap();
     fs::write(root.join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
     let mut state = DirectoryState::new(&root, settings());
-    assert_eq!(state.reload(), Ok(true));
+    assert_eq!(state.reload(&Reported::everywhere()), Ok(true));
     fs::remove_dir_all(&root).unwrap();
-    assert!(state.reload().is_err());
+    assert!(state.reload(&Reported::everywhere()).is_err());
     assert_eq!(state.snapshot().workloads().count(), 1);
 }
 

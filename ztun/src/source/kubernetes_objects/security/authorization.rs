@@ -151,7 +151,7 @@ fn refuse_targets(spec: &Fields<'_>, problems: &mut Problems) {
         if node.value.as_array().is_none_or(|items| !items.is_empty()) {
             problems.add(
                 &node.path,
-                "policies for gateways and services need a waypoint, which there is none of: use `spec.selector`",
+                "policies for gateways and services need a waypoint, which there is none of: use `spec.selector` with the labels of the workloads",
             );
         }
     }

@@ -3,12 +3,12 @@
 pub mod authorization;
 mod condition;
 mod peer_authentication;
+mod target;
 pub(crate) mod values;
-
-use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use self::target::{ReadTarget, target};
 pub(super) use self::{
     authorization::authorization_policy, peer_authentication::peer_authentication,
 };
@@ -18,10 +18,7 @@ use super::{
     metadata::Metadata,
     typed,
 };
-use crate::{
-    mesh::policy::{Selector, Target},
-    source::field::FieldPath,
-};
+use crate::mesh::policy::Selector;
 
 const DRY_RUN: &str = "istio.io/dry-run";
 
@@ -64,27 +61,6 @@ fn metadata(node: &Node<'_>, problems: &mut Problems) -> Option<Metadata> {
     }
     let typed = own.or(()).and_then(|()| typed(node.value, &node.path));
     typed.map_err(|wrong| problems.extend(wrong)).ok()
-}
-
-/// Whom a policy that can't be read in full is for. What of its target is unreadable widens it: from
-/// the selected workloads to its namespace, and to the whole mesh if not even that can be told.
-pub fn target(value: &Value, root_namespace: &str) -> Target {
-    let namespace = match value.pointer("/metadata/namespace") {
-        None | Some(Value::Null) => Some("default"),
-        Some(namespace) => namespace.as_str(),
-    };
-    let mut problems = Problems::default();
-    let selector = value.pointer("/spec/selector").map(|value| Node {
-        path: FieldPath::default(),
-        value,
-    });
-    let selector = selector.map(|node| selector_of(&node, &mut problems));
-    Target {
-        namespace: namespace
-            .filter(|name| *name != root_namespace)
-            .map(Arc::from),
-        selector: problems.or(selector).ok().flatten().unwrap_or_default(),
-    }
 }
 
 /// Whether a policy that can't be read decides nothing for certain: it needs nothing in its place.

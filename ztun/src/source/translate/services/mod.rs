@@ -1,12 +1,14 @@
 //! Services of one namespace, kept in step with what stands behind them.
 
+mod addresses;
+mod description;
 mod endpoints;
+mod resolution;
 mod selectors;
 mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -18,15 +20,10 @@ use self::{
 use super::{
     members::{Member, Members},
     namespace::Context,
-    workload,
 };
 use crate::{
-    mesh::{Service, ServiceKey, Snapshot, WorkloadUid, chunked::ChunkedMap},
-    source::kubernetes_objects::{
-        Kind, Object, ObjectKey, core,
-        discovery::EndpointSlice,
-        networking::{Resolution, ServiceEntry},
-    },
+    mesh::{Service, ServiceKey, Snapshot, WorkloadUid},
+    source::kubernetes_objects::{Kind, Object, ObjectKey, discovery::EndpointSlice},
 };
 
 #[derive(Debug)]
@@ -260,63 +257,6 @@ impl Services {
         }
     }
 
-    fn kubernetes_service(
-        &self,
-        key: &ObjectKey,
-        object: &core::Service,
-        context: &Context<'_>,
-    ) -> Service {
-        let ports = endpoints::tcp(&object.spec.ports);
-        Service {
-            key: ServiceKey {
-                namespace: Arc::clone(&self.namespace),
-                name: Arc::clone(&key.name),
-            },
-            hostname: format!(
-                "{}.{}.svc.{}",
-                key.name, self.namespace, context.settings.cluster_domain
-            )
-            .into(),
-            vips: object.spec.vips(),
-            ports: ports.map(|port| port.port).collect(),
-            endpoints: ChunkedMap::new(),
-        }
-    }
-
-    fn outside_service(&self, entry: &ServiceEntry, problems: &mut Vec<String>) -> Option<Service> {
-        let spec = &entry.spec;
-        if spec.resolution != Resolution::Static {
-            let message =
-                "spec.resolution: only STATIC is supported: connections to it pass through";
-            problems.push(message.to_owned());
-            return None;
-        }
-        let Some(host) = spec.hosts.first() else {
-            problems.push("spec.hosts: must name at least one host".to_owned());
-            return None;
-        };
-        let vips = spec.addresses.iter().filter_map(|address| {
-            let vip = address.parse::<IpAddr>();
-            if vip.is_err() {
-                problems.push(format!(
-                    "spec.addresses: `{address}` is not an IP address and is left out"
-                ));
-            }
-            Some(vip.ok()?.to_canonical())
-        });
-        Some(Service {
-            vips: vips.collect(),
-            // By host, as the peer has it: a Service of the same name is another one.
-            key: ServiceKey {
-                namespace: Arc::clone(&self.namespace),
-                name: Arc::clone(host),
-            },
-            hostname: Arc::clone(host),
-            ports: spec.ports.iter().map(|port| port.number).collect(),
-            endpoints: ChunkedMap::new(),
-        })
-    }
-
     fn insert(
         &mut self,
         key: &ObjectKey,
@@ -381,122 +321,6 @@ impl Services {
             .iter()
             .filter_map(|member| Some((member.workload.uid.clone(), offer.endpoint(member)?)));
         Arc::make_mut(&mut state.service).endpoints = endpoints.collect();
-    }
-
-    /// Looks again at what a slice says, or no longer says, of a service.
-    fn resolve(
-        &mut self,
-        key: &ObjectKey,
-        slice: &Arc<str>,
-        members: &Members,
-        context: &mut Context<'_>,
-    ) {
-        let of_slice = self.key(Kind::EndpointSlice, slice);
-        let is_owned = self.slice_owners.get(slice) == Some(&key.name);
-        let said = context.objects.get(&of_slice).filter(|_| is_owned);
-        let state = self.states.get(key);
-        let Some(State { object, .. }) =
-            state.filter(|state| matches!(state.backing, Backing::Slices(_)))
-        else {
-            return;
-        };
-        let object = Arc::clone(object);
-        let Object::Service(spec) = &*object else {
-            return;
-        };
-        let resolved = match said.map(AsRef::as_ref) {
-            Some(Object::EndpointSlice(said)) => {
-                let ports: Vec<_> = endpoints::tcp(&spec.spec.ports).collect();
-                let mut problems = Vec::new();
-                let mut address_only = |address| self.acquire(&key.name, address, context);
-                let resolved =
-                    Resolved::new(&ports, said, members, &mut address_only, &mut problems);
-                Some((resolved, problems))
-            }
-            _ => None,
-        };
-        let (after, problems) = resolved.unzip();
-        let problems = problems.unwrap_or_default();
-        context.problems.set_due_to(key, &of_slice, problems);
-        let before = self.replace(key, slice, after);
-        if let Some(before) = before {
-            self.release(&before.addresses, context);
-        }
-    }
-
-    /// Answers what the slice said before.
-    fn replace(
-        &mut self,
-        key: &ObjectKey,
-        slice: &Arc<str>,
-        after: Option<Resolved>,
-    ) -> Option<Resolved> {
-        let state = self.states.get_mut(key)?;
-        let Backing::Slices(slices) = &mut state.backing else {
-            return None;
-        };
-        let nothing = ChunkedMap::new();
-        let before = slices.remove(slice);
-        if let Some(before) = &before {
-            self.dependencies.remove(slice, before);
-        }
-        if let Some(after) = after {
-            self.dependencies.insert(slice, &after);
-            slices.insert(Arc::clone(slice), after);
-        }
-        let endpoints_of = |resolved: Option<&Resolved>| match resolved {
-            Some(resolved) => resolved.endpoints.clone(),
-            None => nothing.clone(),
-        };
-        let old = endpoints_of(before.as_ref());
-        let new = endpoints_of(slices.get(slice));
-        let differences = old.differences(&new);
-        if !differences.is_empty() {
-            let endpoints = &mut Arc::make_mut(&mut state.service).endpoints;
-            for difference in differences {
-                match slices::merged(slices, difference.key) {
-                    Some(endpoint) => endpoints.insert(difference.key.clone(), endpoint),
-                    None => endpoints.remove(difference.key),
-                }
-            }
-            self.changed.insert(Arc::clone(&key.name));
-        }
-        before
-    }
-
-    /// The workload of a bare address that `owner` lists, which is made where there is none yet.
-    fn acquire(
-        &mut self,
-        owner: &str,
-        address: IpAddr,
-        context: &mut Context<'_>,
-    ) -> Option<WorkloadUid> {
-        // It fails for names that are refused when objects are read.
-        let workload =
-            workload::of_address(&self.namespace, owner, address, context.settings).ok()?;
-        let uid = workload.uid.clone();
-        let lists = self.addresses.entry(uid.clone()).or_insert_with(|| {
-            context.snapshot.insert_workload(Arc::new(workload));
-            0
-        });
-        *lists += 1;
-        Some(uid)
-    }
-
-    fn release<'a>(
-        &mut self,
-        uids: impl IntoIterator<Item = &'a WorkloadUid>,
-        context: &mut Context<'_>,
-    ) {
-        for uid in uids {
-            if let Some(lists) = self.addresses.get_mut(uid) {
-                *lists -= 1;
-                if *lists == 0 {
-                    self.addresses.remove(uid);
-                    context.snapshot.remove_workload(uid);
-                }
-            }
-        }
     }
 
     fn slices_of(&self, service: &Arc<str>) -> Vec<Arc<str>> {

@@ -42,6 +42,14 @@ pub(super) fn run(directory: &Directory, context: ReadContext<'_>) -> Vec<Findin
         findings.extend(ports::of_rules(policy, inventory));
         findings.extend(shadowed::within(policy));
     }
+    let (ignored, authentications): (Vec<_>, Vec<_>) = authentications
+        .into_iter()
+        .partition(|located| located.policy.is_ignored(context.root_namespace));
+    for located in &ignored {
+        let field = FieldPath::of("spec.selector");
+        let message = PeerAuthentication::IGNORED.to_owned();
+        findings.push(located.warning(Check::NoEffect, &field, message));
+    }
     for policy in &authentications {
         findings.extend(target::check(policy, inventory, context));
         findings.extend(ports::of_modes(policy, inventory));
@@ -76,8 +84,7 @@ fn located<'a>(
                 key,
                 policy,
                 target: Target {
-                    // With a selector, one of the root namespace is for that namespace.
-                    namespace: own.filter(|_| !in_root || !policy.selector.is_empty()),
+                    namespace: own.filter(|_| !in_root),
                     selector: policy.selector.clone(),
                 },
                 place,

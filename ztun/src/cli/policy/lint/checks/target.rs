@@ -17,15 +17,29 @@ pub(super) fn check<P>(
         let field = FieldPath::of("metadata.namespace");
         return Some(located.warning(Check::Namespace, &field, message));
     }
-    if !inventory.has_workloads() || !inventory.selected(&located.target).is_empty() {
+    if !inventory.has_workloads() {
         return None;
     }
+    let selected = inventory.selected(&located.target);
     let has_selector = !located.target.selector.is_empty();
     let field = FieldPath::of(if has_selector {
         "spec.selector"
     } else {
         "metadata.namespace"
     });
+    if !selected.is_empty() {
+        let outside = selected
+            .iter()
+            .filter(|member| inventory.is_outside(member));
+        // A policy for many says nothing of each; one that nobody enforces is a mistake.
+        return (outside.count() == selected.len()).then(|| {
+            let message = format!(
+                "has no effect: none of the workloads that it is for is enrolled ({}): label them, or their namespace, `istio.io/dataplane-mode: ambient`",
+                located.target
+            );
+            located.warning(Check::NotEnrolled, &field, message)
+        });
+    }
     let message = format!(
         "no workload of the directory is what it is for: {}",
         located.target

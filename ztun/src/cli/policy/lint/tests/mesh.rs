@@ -212,3 +212,43 @@ fn ports_that_no_selected_workload_serves_are_told_where_it_is_known() {
     assert_nothing(&(silent + &on_port(81)));
     assert_nothing(&on_port(81));
 }
+
+#[test]
+fn a_policy_for_workloads_that_are_not_enrolled_is_told() {
+    let namespace = |labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: foo, labels: {{{labels}}}}}\n---\n"
+        )
+    };
+    let ambient = "istio.io/dataplane-mode: ambient";
+    let strict = peer_authentication("p", "{mtls: {mode: STRICT}}");
+    let message =
+        "none of the workloads that it is for is enrolled (every workload of namespace foo)";
+    for text in [policy("p", "{}"), strict.clone()] {
+        let text = namespace("") + POD + &text;
+        assert_one(&text, Check::NotEnrolled, 12, "metadata.namespace", message);
+    }
+    let host = POD.replace("spec: {", "spec: {hostNetwork: true, ");
+    let text = namespace(ambient) + &host + &strict;
+    assert_one(&text, Check::NotEnrolled, 12, "metadata.namespace", message);
+    let leaves = POD.replace("app: a", "app: a, istio.io/dataplane-mode: none");
+    let text = namespace(ambient) + &leaves + &strict;
+    assert_one(&text, Check::NotEnrolled, 12, "metadata.namespace", message);
+    for enrolled in [
+        namespace(ambient) + POD,
+        namespace("") + &POD.replace("app: a", &format!("app: a, {ambient}")),
+        // Nothing says what its namespace's labels are.
+        POD.to_owned(),
+    ] {
+        assert_nothing(&(enrolled + &strict));
+    }
+}
+
+#[test]
+fn a_peer_authentication_of_the_root_namespace_with_a_selector_is_told_to_have_no_effect() {
+    let spec = "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}}";
+    let root = peer_authentication("p", spec).replace("foo", "istio-system");
+    let text = POD.to_owned() + &root;
+    let message = "has no effect, as in Istio";
+    assert_one(&text, Check::NoEffect, 9, "spec.selector", message);
+}

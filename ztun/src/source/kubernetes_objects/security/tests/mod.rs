@@ -3,8 +3,10 @@
 mod any_value;
 mod authorization;
 mod conditions;
+mod every_field;
 mod peer_authentication;
 mod sources;
+mod targets;
 
 use super::super::{Object, Read, ReadContext, Rejection, read};
 use crate::{
