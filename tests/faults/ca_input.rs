@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use ztun_tests::{
     ca::{self, CaPlace, TOKENS},
     wait,
@@ -48,9 +49,10 @@ async fn a_token_file_that_becomes_garbage_leaves_the_last_good_one_in_force() {
         "{}",
         ca.log()
     );
-    // Metrics follow at the next look at all files.
+    // Asks the CA to look at all files at once.
+    ca.signal(Signal::SIGHUP).unwrap();
     wait::until("the problem is counted", async || {
-        ca.metric("ztun_ca_problems").unwrap() == 1.0
+        ca.metric("ztun_ca_problems").unwrap() == 1
     })
     .await
     .unwrap();

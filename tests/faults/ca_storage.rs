@@ -1,20 +1,12 @@
 //! A CA whose disk is full, read-only, shared, or open to others.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, thread};
 
-use anyhow::Result;
 use nix::unistd::geteuid;
 use ztun_tests::{
     ca::{self, Ca, CaPlace, TOKENS},
-    daemon, scenario,
+    scenario,
 };
 
 /// Mounts need root; says so if not.
@@ -24,25 +16,6 @@ fn may_mount(test: &str) -> bool {
     }
     scenario::skip(test, "needs root, for mounts");
     false
-}
-
-/// Starts the CA `name` in a mount namespace of its own, in which `mounted` is a tmpfs with `options`.
-fn start_on_tmpfs(
-    place: &CaPlace,
-    name: &str,
-    mounted: &Path,
-    options: &str,
-    settings: &[(&str, &str)],
-) -> Result<Ca> {
-    fs::create_dir_all(mounted)?;
-    let file = place.configuration(name, settings)?;
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c"])
-        .arg("mount -t tmpfs -o \"$1\" tmpfs \"$2\" && exec \"$3\" ca --config \"$4\"")
-        .args(["sh", options])
-        .args([mounted, &daemon::binary()?, &file]);
-    place.run(name, command)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -109,7 +82,7 @@ fn a_root_can_not_be_made_on_a_read_only_disk() {
     let place = CaPlace::new().unwrap();
     let disk = place.path("disk");
     let directory = disk.join("ca").display().to_string();
-    let start = start_on_tmpfs(&place, "ca", &disk, "ro", &[("caDirectory", &directory)]);
+    let start = place.start_on_tmpfs("ca", &disk, "ro", &[("caDirectory", &directory)]);
     let error = format!("{:#}", start.err().unwrap());
     for part in [
         "can't create",
@@ -131,13 +104,7 @@ fn a_root_can_not_be_made_on_a_full_disk() {
     let disk = place.path("disk");
     let directory = disk.join("ca").display().to_string();
     // Room for the key alone.
-    let start = start_on_tmpfs(
-        &place,
-        "ca",
-        &disk,
-        "size=4k",
-        &[("caDirectory", &directory)],
-    );
+    let start = place.start_on_tmpfs("ca", &disk, "size=4k", &[("caDirectory", &directory)]);
     let error = format!("{:#}", start.err().unwrap());
     for part in [
         "can't create",
@@ -158,7 +125,9 @@ fn nothing_is_signed_while_the_issue_log_has_no_room() {
     let place = CaPlace::new().unwrap();
     let disk = place.path("disk");
     let log = disk.join("issued.jsonl").display().to_string();
-    let ca = start_on_tmpfs(&place, "ca", &disk, "size=16k", &[("issueLog", &log)]).unwrap();
+    let ca = place
+        .start_on_tmpfs("ca", &disk, "size=16k", &[("issueLog", &log)])
+        .unwrap();
     let root = ca::roots_in(&place.path("ca/ca")).unwrap();
     let seen_by_it =
         PathBuf::from(format!("/proc/{}/root", ca.pid())).join(disk.strip_prefix("/").unwrap());
@@ -175,7 +144,7 @@ fn nothing_is_signed_while_the_issue_log_has_no_room() {
     assert_eq!(
         ca.metric("ztun_ca_refused_total{rule=\"issue-log\"}")
             .unwrap(),
-        1.0
+        1
     );
     let (status, missing) = ca.get(ca.readiness, "/healthz/ready").unwrap();
     assert_eq!(status, 503);

@@ -17,6 +17,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use hyper_util::rt::TokioIo;
 use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -42,7 +44,10 @@ use ztun::{
     },
 };
 
-use crate::{daemon, namespace::Netns};
+use crate::{
+    daemon,
+    namespace::{Netns, in_thread},
+};
 
 /// Of node a, where `cart` runs, and of node b, where `stock` does.
 pub const TOKENS: [&str; 2] = [
@@ -67,13 +72,13 @@ pub struct Ca {
 }
 
 /// `spiffe://cluster.local/ns/shop/sa/ACCOUNT`.
+///
+/// # Panics
+/// When `account` is no service account's name.
 pub fn identity(account: &str) -> Identity {
-    Identity::new(
-        "cluster.local".parse().expect("a trust domain"),
-        "shop",
-        account,
-    )
-    .expect("an identity")
+    format!("spiffe://cluster.local/ns/shop/sa/{account}")
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl CaPlace {
@@ -147,8 +152,37 @@ status: {{phase: Running, podIPs: [{{ip: {address}}}]}}
         self.run(name, command)
     }
 
-    /// Starts `command`, which is to become the CA `name`.
-    pub fn run(&self, name: &str, mut command: Command) -> Result<Ca> {
+    /// As [`start`](Self::start), in `netns`.
+    pub fn start_in(&self, netns: &Netns, name: &str, settings: &[(&str, &str)]) -> Result<Ca> {
+        netns.run(|| self.start(name, settings))?
+    }
+
+    /// As [`start`](Self::start), where `mounted` is a tmpfs with `options` that only this CA sees.
+    pub fn start_on_tmpfs(
+        &self,
+        name: &str,
+        mounted: &Path,
+        options: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Ca> {
+        fs::create_dir_all(mounted)?;
+        // The thread's processes begin in its namespace.
+        in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let nothing = None::<&str>;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(nothing, "/", nothing, private, nothing)?;
+            let (flags, data) = match options {
+                "ro" => (MsFlags::MS_RDONLY, None),
+                size => (MsFlags::empty(), Some(size)),
+            };
+            mount(nothing, mounted, Some("tmpfs"), flags, data)
+                .with_context(|| format!("mount {}", mounted.display()))?;
+            self.start(name, settings)
+        })
+    }
+
+    fn run(&self, name: &str, mut command: Command) -> Result<Ca> {
         let log = self.path(&format!("{name}.log"));
         let output = OpenOptions::new().create(true).append(true).open(&log)?;
         let earlier = usize::try_from(output.metadata()?.len())?;
@@ -213,9 +247,14 @@ impl Ca {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
+        kill(pid, signal).with_context(|| format!("send {signal} to the CA"))
+    }
+
     /// Sends SIGTERM, and waits for the end.
     pub fn terminate(mut self) -> Result<ExitStatus> {
-        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let deadline = Instant::now() + EXIT_TIMEOUT;
         loop {
             if let Some(status) = self.process.try_wait()? {
@@ -232,7 +271,7 @@ impl Ca {
     }
 
     /// The value of a metric's sample, written as in the exposition format.
-    pub fn metric(&self, sample: &str) -> Result<f64> {
+    pub fn metric(&self, sample: &str) -> Result<u64> {
         let (_, text) = self.get(self.metrics, "/metrics")?;
         let mut values = text
             .lines()

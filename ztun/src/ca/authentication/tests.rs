@@ -68,22 +68,6 @@ async fn a_token_names_its_node_in_clear_or_hashed() {
     }
 }
 
-#[tokio::test]
-async fn a_hash_stands_for_its_token() {
-    let hash: String = TokenHash::of(TOKEN)
-        .0
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert_eq!(
-        hash, "3eb1bd439947eb762998e566ccc2e099c791118b2f40579cc4f7da2b5061b7f9",
-        "printf %s 0123456789abcdef0123456789abcdef | sha256sum"
-    );
-    let (_directory, path) = token_file(&format!("a sha256:{hash}"));
-    let tokens = StaticTokens::open(&path).unwrap();
-    assert_eq!(node_of(&tokens, TOKEN).await, Ok(named("a")));
-}
-
 #[test]
 fn a_wrong_line_is_named_and_its_token_is_not() {
     for (line, reason) in [
@@ -147,11 +131,19 @@ async fn a_changed_file_counts_at_once_and_a_wrong_one_not_at_all() {
 
 type Answer = (StatusCode, String);
 
+/// One request to the fake.
+#[derive(Debug)]
+struct Asked {
+    header: Option<String>,
+    path: String,
+    body: Value,
+}
+
 /// A fake of the Kubernetes API server: it serves TLS, notes what it is asked, and answers what it is told.
 struct FakeApiServer {
     directory: TempDir,
     settings: TokenReviewSettings,
-    asked: Arc<Mutex<Vec<(Option<String>, String, Value)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
     reviews: Arc<AtomicUsize>,
     answer: Arc<Mutex<Answer>>,
 }
@@ -205,7 +197,7 @@ impl FakeApiServer {
                         let path = format!("{} {}", request.method(), request.uri());
                         let body = request.into_body().collect().await?.to_bytes();
                         let body = serde_json::from_slice(&body).unwrap();
-                        asked.lock().unwrap().push((header, path, body));
+                        asked.lock().unwrap().push(Asked { header, path, body });
                         let (status, body) = answer.lock().unwrap().clone();
                         let mut response = Response::new(Full::new(Bytes::from(body)));
                         *response.status_mut() = status;
@@ -258,7 +250,7 @@ async fn the_api_server_is_asked_for_the_audience_with_the_cas_own_token() {
     let review = TokenReview::new(&fake.settings);
     assert_eq!(node_of(&review, "jwt").await, Ok(named("worker-1")));
     let asked = fake.asked.lock().unwrap();
-    let [(header, path, body)] = &asked[..] else {
+    let [Asked { header, path, body }] = &asked[..] else {
         panic!("{asked:?}");
     };
     assert_eq!(header.as_deref(), Some("Bearer the-cas-own"));
@@ -335,7 +327,7 @@ async fn a_review_that_is_not_of_a_node_refuses() {
         ),
         (
             changed(&|s| {
-                s["user"]["username"] = json!("system:serviceaccount:istio-system:ztun:x")
+                s["user"]["username"] = json!("system:serviceaccount:istio-system:ztun:x");
             }),
             "not a node's",
         ),

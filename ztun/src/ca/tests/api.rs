@@ -23,8 +23,8 @@ async fn a_node_gets_the_certificate_of_a_workload_on_it() {
     let names = leaf.subject_alternative_name().unwrap().unwrap().value;
     let expected = cart().to_string();
     assert_eq!(names.general_names, [GeneralName::URI(&expected)]);
-    assert_eq!(rig.metric("ztun_ca_issued_total"), 1.0);
-    assert_eq!(rig.metric("ztun_ca_request_duration_seconds_count"), 1.0);
+    assert_eq!(rig.metric("ztun_ca_issued_total"), 1);
+    assert_eq!(rig.metric("ztun_ca_request_duration_seconds_count"), 1);
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ impl Rig {
     }
 
     /// The value of a sample, written as in the exposition format.
-    fn metric(&self, sample: &str) -> f64 {
+    fn metric(&self, sample: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text

@@ -51,7 +51,7 @@ async fn a_client_that_does_not_speak_http_2_is_refused() {
     }
     // The server counts after the client has noticed.
     let count = || rig.metric("ztun_ca_connections_refused_total{reason=\"tls\"}");
-    while count() < 2.0 {
+    while count() < 2 {
         tokio::task::yield_now().await;
     }
 }
