@@ -155,7 +155,7 @@ mod tests {
             ("info", "debug", "debug"),
             ("info,ztun=debug", "warn", "ztun=debug,warn"),
             ("info", "ztun::proxy:trace", "info,ztun::proxy=trace"),
-            ("info,a=debug", "a:info,b=off", "info,a=info,b=off"),
+            ("info,a=debug", "a:info,b:off", "info,a=info,b=off"),
             ("info", "", "info"),
         ] {
             let changed = with_levels(filter, changes).unwrap();
