@@ -94,10 +94,7 @@ async fn node(
     let api_server = ApiServer::bind(&config.socket)?;
     let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
-    let admin_listener = match config.admin_address {
-        Some(address) => Some(http::listen(address, "admin").await?),
-        None => None,
-    };
+    let admin_listener = admin::listen(config.admin_address).await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
@@ -170,9 +167,7 @@ async fn node(
         config: config.clone(),
         log,
     });
-    if let Some(listener) = admin_listener {
-        serve(listener, Arc::new(admin::handler(api.clone())));
-    }
+    admin::start(admin_listener, &api);
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
