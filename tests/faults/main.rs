@@ -2,6 +2,7 @@
 
 mod ca_input;
 mod ca_storage;
+mod certificate_authority;
 mod configuration;
 mod daemon;
 mod enrolment;

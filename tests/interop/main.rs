@@ -3,5 +3,6 @@
 mod ca_api;
 mod ca_node;
 mod cni;
+mod envoy;
 mod kernel_state;
 mod openssl;

@@ -42,7 +42,7 @@ pub struct Config {
     pub mesh_directory: PathBuf,
     /// The embedded CA's root, shared by the nodes that are to trust each other.
     pub ca_directory: PathBuf,
-    pub ca: Ca,
+    pub ca: CaClient,
     pub state_directory: PathBuf,
     /// For `ztun enrol`, `ztun status` and the CNI plugin.
     pub socket: PathBuf,
@@ -69,10 +69,10 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// A CA over the network.
+/// How a CA over the network is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ca {
+pub struct CaClient {
     /// Nothing: the embedded CA in `caDirectory` is used.
     #[serde(serialize_with = "value::ca_address_text")]
     pub address: Option<CaAddress>,
@@ -206,7 +206,7 @@ impl Config {
         let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
         let mesh_directory = read.setting("meshDirectory", "/etc/ztun/mesh", value::path);
         let ca_directory = read.setting("caDirectory", ca_directory, value::path);
-        let ca = Ca::read(read);
+        let ca = CaClient::read(read);
         let socket = read.setting("socket", "/run/ztun/ztun.sock", value::path);
         let bpf_directory = read.setting("bpfDirectory", "/sys/fs/bpf/ztun", value::path);
         let kubelet_cgroup = read.setting("kubeletCgroup", "auto", value::kubelet);
@@ -255,7 +255,7 @@ impl Config {
     }
 }
 
-impl Ca {
+impl CaClient {
     fn read(read: &mut Reader) -> Option<Self> {
         let root = "/var/run/secrets/istio/root-cert.pem";
         let token = "/var/run/secrets/tokens/istio-token";

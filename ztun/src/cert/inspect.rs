@@ -1,6 +1,6 @@
 //! Certificates as an operator looks at them: what each says, which root proves it, and if none, why.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::{
@@ -289,5 +289,9 @@ fn usages(certificate: &X509Certificate<'_>) -> Result<Vec<String>, x509_parser:
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -141,11 +141,10 @@ mod tests {
         let secret: EcPrivateKeyBin<'_> = key.0.private_key().as_be_bytes().unwrap();
         for piece in secret.as_ref().windows(WINDOW) {
             for spelled in [format!("{piece:?}"), format!("{piece:02x?}")] {
-                let spelled = spelled.trim_matches(['[', ']']);
-                assert!(!printed.contains(spelled), "{printed}");
+                let listed = spelled.trim_matches(['[', ']']);
+                assert!(!printed.contains(listed), "{printed}");
+                assert!(!printed.contains(&listed.replace(", ", "")), "{printed}");
             }
-            let unbroken: String = piece.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert!(!printed.contains(&unbroken), "{printed}");
         }
     }
 }

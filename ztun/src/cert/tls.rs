@@ -6,6 +6,7 @@ use rustls::{
     AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, Error, NamedGroup,
     PeerIncompatible, RootCertStore, ServerConfig,
     client::Resumption,
+    crypto::SupportedKxGroup,
     pki_types::UnixTime,
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -35,7 +36,7 @@ impl Negotiated {
         Self {
             key_exchange: connection
                 .negotiated_key_exchange_group()
-                .map(|group| group.name()),
+                .map(SupportedKxGroup::name),
             cipher_suite: connection
                 .negotiated_cipher_suite()
                 .map(|suite| suite.suite()),

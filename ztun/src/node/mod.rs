@@ -22,6 +22,7 @@ use std::{
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
+    net::TcpListener,
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
@@ -93,10 +94,7 @@ async fn node(
     let api_server = ApiServer::bind(&config.socket)?;
     let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
     let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
-    let admin_listener = match config.admin_address {
-        Some(address) => Some(http::listen(address, "admin").await?),
-        None => None,
-    };
+    let admin_listener = admin::listen(config.admin_address).await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
@@ -130,17 +128,12 @@ async fn node(
         certificates.clone(),
     ));
 
-    tokio::task::spawn_local(http::serve(
-        readiness_listener,
-        Arc::new(http::readiness({
-            let readiness = readiness.clone();
-            move || readiness.missing()
-        })),
-    ));
-    tokio::task::spawn_local(http::serve(
-        metrics_listener,
-        Arc::new(http::metrics(registry)),
-    ));
+    let missing = {
+        let readiness = readiness.clone();
+        move || readiness.missing()
+    };
+    serve(readiness_listener, Arc::new(http::readiness(missing)));
+    serve(metrics_listener, Arc::new(http::metrics(registry)));
 
     pods.restore().await?;
     // Until now an earlier daemon's program does it.
@@ -174,10 +167,7 @@ async fn node(
         config: config.clone(),
         log,
     });
-    if let Some(listener) = admin_listener {
-        let handler = admin::handler(api.clone());
-        tokio::task::spawn_local(http::serve(listener, Arc::new(handler)));
-    }
+    admin::start(admin_listener, &api);
     let api = tokio::task::spawn_local(api_server.serve(api));
     tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
 
@@ -187,16 +177,15 @@ async fn node(
     }
     readiness.draining.store(true, Ordering::Relaxed);
     pods.stop_following();
-    drain(
-        &proxy,
-        config.timeouts.drain,
-        &mut terminate,
-        &mut interrupt,
-    )
-    .await;
+    let deadline = config.timeouts.drain;
+    drain(&proxy, deadline, &mut terminate, &mut interrupt).await;
     api.abort();
     tracing::info!("ended; enrolled pods stay closed until the next start");
     Ok(())
+}
+
+fn serve(listener: TcpListener, handler: Arc<http::Handler>) {
+    tokio::task::spawn_local(http::serve(listener, handler));
 }
 
 /// Lets open connections end, until the deadline or another signal.

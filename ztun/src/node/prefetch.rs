@@ -32,11 +32,9 @@ pub async fn follow(node: Arc<str>, mesh: Arc<Mesh>, certificates: Arc<Certifica
 /// Of the workloads that take part and can be enrolled on this node.
 fn identities(node: &str, snapshot: &Snapshot) -> BTreeSet<Identity> {
     snapshot
-        .workloads()
+        .workloads_on(node)
         .filter(|workload| {
-            *workload.node == *node
-                && workload.membership == Membership::Member
-                && workload.network_mode == NetworkMode::Pod
+            workload.membership == Membership::Member && workload.network_mode == NetworkMode::Pod
         })
         .map(|workload| workload.identity.clone())
         .collect()

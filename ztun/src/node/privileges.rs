@@ -128,7 +128,7 @@ fn keep(needs: &[Need]) -> Result<Privileges, CapsError> {
     let name = |need: &&Need| need.capability.to_string();
     Ok(Privileges {
         capabilities: kept.iter().map(name).collect(),
-        missing: missing.iter().map(|need| need.to_string()).collect(),
+        missing: missing.iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -51,8 +51,11 @@ pub enum ProxyError {
     },
     #[error("HTTP/2 handshake with {address} failed: {reason}")]
     Http2 { address: SocketAddr, reason: String },
-    #[error("{address} refused the tunnel: its policy denied it (401)")]
-    DeniedByPeer { address: SocketAddr },
+    #[error("{address} refused the tunnel: its policy denied it ({})", status.as_u16())]
+    DeniedByPeer {
+        address: SocketAddr,
+        status: StatusCode,
+    },
     #[error("{address} refused the tunnel with status {status}{hint}", hint = status_hint(*.status))]
     RefusedByPeer {
         address: SocketAddr,
@@ -176,15 +179,15 @@ impl ProxyError {
         }
     }
 
-    /// An HTTP/2 error before the peer spoke HTTP/2: with TLS 1.3 this is where a refused client
+    /// What came instead of the peer's first HTTP/2: with TLS 1.3 this is where a refused client
     /// certificate shows.
-    pub(super) fn http2(address: SocketAddr, error: &h2::Error) -> Self {
-        match error.get_io() {
-            Some(io) if tls_error(io).is_some() => Self::tls(address, io),
-            _ => Self::Http2 {
-                address,
-                reason: error.to_string(),
-            },
+    pub(super) fn unspoken(address: SocketAddr, error: &io::Error) -> Self {
+        if tls_error(error).is_some() {
+            return Self::tls(address, error);
+        }
+        Self::Http2 {
+            address,
+            reason: error.to_string(),
         }
     }
 }

@@ -6,10 +6,9 @@ use std::{sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 
 use super::{
-    DAY, Mood,
-    given::{Given, given, given_for, pass},
-    identity,
+    DAY, Mood, identity,
     log::Log,
+    managed::{Given, given, given_for, pass},
 };
 use crate::cert::{CertificateError, clock::Clock, metrics};
 

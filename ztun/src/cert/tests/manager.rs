@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{
     DAY, Mood,
     connect::connect,
-    given::{given, pass},
     identity,
+    managed::{given, pass},
 };
 use crate::cert::{CertificateError, clock::Clock};
 

@@ -147,12 +147,12 @@ impl Snapshot {
         &self,
         service: &Service,
     ) -> Result<Destination, LookupError> {
-        let addresses = if !service.vips.is_empty() {
-            one_of_each_family(&service.vips).collect()
-        } else {
+        let addresses = if service.vips.is_empty() {
             let ready = service.endpoints.iter().filter(|(_, end)| end.ready);
             let workloads = ready.filter_map(|(uid, _)| self.workload(uid));
             with_addresses(&service.hostname, workloads)?
+        } else {
+            one_of_each_family(&service.vips).collect()
         };
         Ok(Destination {
             host: service.hostname.to_string(),

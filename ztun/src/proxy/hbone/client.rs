@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     CLIENT_MAX_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, STREAM_WINDOW,
     keepalive,
-    transport::{FirstRead, OpenStreams, StreamGuard, Transport},
+    transport::{FirstRead, OpenStreams, Spoken, StreamGuard, Transport},
 };
 use crate::{
     cert::{Negotiated, WorkloadCertificate, require_h2},
@@ -103,7 +103,10 @@ impl Connection {
                 recv: response.into_body(),
                 guard,
             }),
-            StatusCode::UNAUTHORIZED => Err(ProxyError::DeniedByPeer { address }),
+            // Envoy's own filters deny with the second.
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(ProxyError::DeniedByPeer { address, status })
+            }
             status => Err(ProxyError::RefusedByPeer { address, status }),
         }
     }
@@ -132,8 +135,7 @@ async fn http2(
     tls: TlsStream<Transport>,
     address: SocketAddr,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
-    let failed = |error: h2::Error| ProxyError::http2(address, &error);
-    let (stream, spoken) = FirstRead::new(tls);
+    let (stream, mut spoken) = FirstRead::new(tls);
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -143,17 +145,13 @@ async fn http2(
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
         .await
-        .map_err(failed)?;
+        .map_err(|error| unspoken(address, &mut spoken, Err(error)))?;
     let ping_pong = connection.ping_pong();
     tokio::select! {
-        ended = &mut connection => {
-            ended.map_err(failed)?;
-            return Err(ProxyError::Http2 {
-                address,
-                reason: "the peer closed the connection without speaking HTTP/2".into(),
-            });
-        }
-        _ = spoken => {}
+        ended = &mut connection => return Err(unspoken(address, &mut spoken, ended)),
+        first = &mut spoken => if let Ok(Err(error)) = first {
+            return Err(ProxyError::unspoken(address, &error));
+        },
     }
     let driver = Box::pin(async move {
         tokio::select! {
@@ -165,6 +163,16 @@ async fn http2(
         }
     });
     Ok((requests, driver))
+}
+
+/// Why a connection ended before the peer spoke.
+fn unspoken(address: SocketAddr, spoken: &mut Spoken, ended: Result<(), h2::Error>) -> ProxyError {
+    let reason = match (spoken.try_recv(), ended) {
+        (Ok(Err(error)), _) => return ProxyError::unspoken(address, &error),
+        (_, Err(error)) => error.to_string(),
+        (_, Ok(())) => "the peer closed the connection without speaking HTTP/2".into(),
+    };
+    ProxyError::Http2 { address, reason }
 }
 
 async fn within<T>(

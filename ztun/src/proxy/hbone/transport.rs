@@ -32,12 +32,15 @@ pub struct Transport {
     streams: OpenStreams,
 }
 
-/// Says when the first bytes came: with HTTP/2 these are the peer's SETTINGS.
+/// Says when the first bytes came (with HTTP/2 these are the peer's SETTINGS), or why none will: h2 keeps
+/// no more of an IO error than its text.
 #[derive(Debug)]
 pub struct FirstRead<S> {
     inner: S,
-    seen: Option<oneshot::Sender<()>>,
+    seen: Option<oneshot::Sender<io::Result<()>>>,
 }
+
+pub type Spoken = oneshot::Receiver<io::Result<()>>;
 
 impl OpenStreams {
     pub fn open(&self) -> StreamGuard {
@@ -73,7 +76,7 @@ impl Drop for Transport {
 }
 
 impl<S> FirstRead<S> {
-    pub fn new(inner: S) -> (Self, oneshot::Receiver<()>) {
+    pub fn new(inner: S) -> (Self, Spoken) {
         let (sender, seen) = oneshot::channel();
         let seen_by = Some(sender);
         (
@@ -133,24 +136,51 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before
-            && let Some(seen) = self.seen.take()
-        {
-            // Nobody waits any more when the set-up was given up.
-            let _ = seen.send(());
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        if read.is_ok() && buf.filled().len() == before {
+            return Poll::Ready(read);
         }
-        Poll::Ready(Ok(()))
+        let Some(seen) = self.seen.take() else {
+            return Poll::Ready(read);
+        };
+        let copy = match &read {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        // Nobody waits any more when the set-up was given up.
+        let _ = seen.send(read);
+        Poll::Ready(copy)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
+impl<S: AsyncRead + Unpin> FirstRead<S> {
+    /// A peer that refuses our certificate says so and closes, and a write may find it closed before
+    /// anybody has read what it said. So a failed write ends only when the read has ended too.
+    fn hear<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.seen.is_none() || !matches!(written, Poll::Ready(Err(_))) {
+            return written;
+        }
+        let mut byte = [0];
+        let read = Pin::new(self).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        if read.is_pending() {
+            return Poll::Pending;
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.hear(cx, written)
     }
 
     fn poll_write_vectored(
@@ -158,7 +188,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.hear(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -166,10 +197,74 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.hear(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::{
+        FutureExt,
+        future::{join, poll_fn},
+    };
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// A connection that the peer has closed; what it said before arrives late.
+    #[derive(Default)]
+    struct Closed {
+        arrived: bool,
+    }
+
+    impl AsyncRead for Closed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.arrived {
+                return Poll::Ready(Err(io::Error::other("the alert")));
+            }
+            self.arrived = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Closed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_closed_is_heard_though_the_write_fails_first() {
+        let (mut stream, spoken) = FirstRead::new(Closed::default());
+        let write = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"SETTINGS"));
+        let (written, spoken) = join(write, spoken).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(spoken.unwrap().unwrap_err().to_string(), "the alert");
+        // From then on errors are the connection's own.
+        let read = stream.read_u8().now_or_never().unwrap();
+        assert_eq!(read.unwrap_err().to_string(), "the alert");
     }
 }

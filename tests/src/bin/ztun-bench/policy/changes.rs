@@ -131,10 +131,9 @@ impl Cluster {
                 (pod(&of_large(n), State::Usual), false)
             }),
             ("large: endpoint slice", &|n| {
-                (
-                    large_slice(n * STEP % (large / ENDPOINTS_OF_SLICE), n % 2 == 0),
-                    true,
-                )
+                let slices = large / ENDPOINTS_OF_SLICE;
+                let ready = (n - 1) / slices % 2 == 1;
+                (large_slice(n * STEP % slices, ready), true)
             }),
         ];
         changes
