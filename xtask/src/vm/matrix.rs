@@ -33,8 +33,9 @@ use crate::{
 };
 
 /// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
-const LEFT_OUT: [&str; 13] = [
+const LEFT_OUT: [&str; 14] = [
     // They drive real servers and clients, and a guest has no programs but ours.
+    "interop::ca_api::",
     "interop::envoy::",
     "scenarios::bookinfo::",
     "scenarios::couchdb_rbac::",
@@ -53,13 +54,16 @@ const LEFT_OUT: [&str; 13] = [
 ];
 
 /// What a kernel has no part in: one kernel, the oldest, runs it for all.
-const USER_SPACE: [&str; 13] = [
+const USER_SPACE: [&str; 16] = [
+    "faults::ca_input::",
+    "faults::ca_storage::",
     "faults::certificate_authority::",
     "faults::configuration::",
     "faults::hanging::",
     "faults::mesh_directory::",
     "faults::peers::",
     "faults::readiness::",
+    "interop::ca_node::",
     "scenarios::admin::",
     "scenarios::answers::",
     "scenarios::audit::",

@@ -341,3 +341,6 @@ fn comma_separated<S: Serializer, T: Text>(list: &[T], serializer: S) -> Result<
 fn text<S: Serializer>(value: &Uri, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
+
+#[cfg(test)]
+mod tests;
