@@ -8,6 +8,7 @@ mod peers;
 mod pods;
 mod readiness;
 mod restarts;
+mod upgrade;
 mod ways_out;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};

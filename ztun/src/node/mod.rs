@@ -2,6 +2,9 @@
 
 mod addresses;
 pub mod api;
+mod ending;
+mod endpoints;
+mod handover;
 mod http;
 pub mod kubelet;
 mod membership;
@@ -9,6 +12,7 @@ mod pods;
 mod readiness;
 mod records;
 mod server;
+mod socket_file;
 pub mod status;
 mod telemetry;
 
@@ -22,12 +26,14 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
-    signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
 
 use self::{
+    ending::{Running, Signals, Tasks},
+    endpoints::Endpoints,
+    handover::Heritage,
     http::Answer,
     kubelet::KubeletProbes,
     membership::Membership,
@@ -35,7 +41,6 @@ use self::{
     readiness::Readiness,
     records::Records,
     server::Api,
-    server::ApiServer,
     status::StatusReporter,
 };
 use crate::{
@@ -70,17 +75,16 @@ pub fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let result = LocalSet::new().block_on(&control, node(config, log, data.handle().clone()));
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
+    control.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
 async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::Result<()> {
     check_kernel()?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-
-    let api_server = ApiServer::bind(&config.socket)?;
-    let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
-    let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
+    let mut signals = Signals::listen()?;
+    let socket = config.socket.clone();
+    let mut inheritance = run_blocking(move || handover::ask(&socket)).await?;
+    let endpoints = Endpoints::open(&config, inheritance.as_mut()).await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
@@ -120,24 +124,49 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         pods.clone(),
         certificates.clone(),
     ));
+    let heritage = Arc::new(Heritage {
+        pods: pods.clone(),
+        readiness: readiness.clone(),
+        sockets: endpoints.try_clone().context("duplicate the sockets")?,
+    });
 
-    tokio::task::spawn_local(http::serve(
-        readiness_listener,
+    let files = endpoints.files();
+    let mut tasks = Tasks::default();
+    let answer = http::serve(
+        endpoints.readiness,
         Arc::new(readiness_handler(readiness.clone())),
-    ));
-    tokio::task::spawn_local(http::serve(
-        metrics_listener,
-        Arc::new(metrics_handler(registry)),
-    ));
-
-    pods.restore().await?;
+    );
+    let answer_later = match inheritance {
+        None => {
+            // It says what is missing.
+            tasks.spawn(answer);
+            pods.restore(Vec::new()).await?;
+            None
+        }
+        Some(mut inheritance) => {
+            let ready = handover::warm_up(&inheritance, &mesh, &certificates, &config.timeouts);
+            let _kept = ready.await?;
+            let handed = inheritance.take_pods();
+            run_blocking(move || inheritance.commit()).await?;
+            files.take();
+            endpoints.handover.take()?;
+            pods.restore(handed).await?;
+            Some(answer)
+        }
+    };
     // Until now an earlier daemon's program does it.
     let cgroup = config.kubelet_cgroup.clone();
     let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
     let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
-    tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
-    tokio::task::spawn_local(membership.clone().follow());
+    // Whoever asks while a daemon takes over waits for an answer that stays true.
+    if let Some(answer) = answer_later {
+        tasks.spawn(answer);
+    }
+    let metrics = metrics_handler(registry);
+    tasks.spawn(http::serve(endpoints.metrics, Arc::new(metrics)));
+    tasks.spawn(sweep(pods.clone(), kubelet.clone()));
+    tasks.spawn(membership.clone().follow());
     let status = StatusReporter {
         node: config.node_name.to_string(),
         pods: pods.clone(),
@@ -146,49 +175,28 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         mesh,
         certificates,
         source,
-        readiness: readiness.clone(),
+        readiness,
         kubelet,
     };
-    let api = Arc::new(Api {
-        pods: pods.clone(),
+    let timeouts = config.timeouts;
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
+    tasks.spawn(endpoints.api.serve(Arc::new(Api {
+        pods,
         membership,
         status,
-        config: config.clone(),
+        config,
         log,
-    });
-    let api = tokio::task::spawn_local(api_server.serve(api));
-    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
-
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    readiness.draining.store(true, Ordering::Relaxed);
-    pods.stop_following();
-    drain(
-        &proxy,
-        config.timeouts.drain,
-        &mut terminate,
-        &mut interrupt,
-    )
-    .await;
-    api.abort();
-    tracing::info!("ended; enrolled pods stay closed until the next start");
+    })));
+    let running = Running {
+        proxy,
+        heritage,
+        handover: endpoints.handover,
+        files,
+        lock: endpoints.lock,
+        tasks,
+    };
+    running.run(&mut signals, &timeouts).await;
     Ok(())
-}
-
-/// Lets open connections end, until the deadline or another signal.
-async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
-    tracing::info!(
-        ?deadline,
-        connections = proxy.connections().len(),
-        "draining"
-    );
-    tokio::select! {
-        () = proxy.drain(deadline) => {}
-        _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
-        _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
-    }
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.
@@ -259,6 +267,7 @@ fn proxy_settings(config: &Config) -> ProxySettings {
         certificate: _,
         mesh_state,
         drain: _,
+        handover_drain: _,
     } = config.timeouts;
     ProxySettings {
         timeouts: proxy::Timeouts {
