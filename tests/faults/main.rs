@@ -2,6 +2,7 @@
 
 mod configuration;
 mod daemon;
+mod drain;
 mod hanging;
 mod mesh_directory;
 mod peers;

@@ -35,7 +35,7 @@ pub struct Tasks(Vec<AbortOnDropHandle<()>>);
 pub struct Running {
     pub proxy: Arc<Proxy>,
     pub heritage: Arc<Heritage>,
-    pub handover: HandoverServer,
+    pub handover: Arc<HandoverServer>,
     pub files: SocketFiles,
     /// The lock of the records, while they are this daemon's.
     pub lock: StateLock,
@@ -71,9 +71,12 @@ impl Running {
     /// Serves until a signal or a successor, and then until what is open has ended.
     pub async fn run(self, signals: &mut Signals, timeouts: &Timeouts) {
         let proxy = self.proxy.clone();
+        // One for all: a successor may commit at the moment of a signal.
+        let successors = self.handover.clone().serve(self.heritage.clone());
+        tokio::pin!(successors);
         let successor = tokio::select! {
             () = signals.next() => None,
-            successor = self.handover.serve(&self.heritage) => Some(successor),
+            successor = &mut successors => Some(successor),
         };
         proxy.stop_accepting();
         self.heritage.pods.stop_following();
@@ -94,7 +97,7 @@ impl Running {
         tokio::select! {
             () = &mut drain => {}
             // The next daemon need not wait for the end of this one.
-            successor = self.handover.serve(&self.heritage) => {
+            successor = &mut successors => {
                 self.let_go(successor).await;
                 drain.await;
                 tracing::info!("ended; another daemon has this node");

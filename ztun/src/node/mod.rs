@@ -190,7 +190,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let running = Running {
         proxy,
         heritage,
-        handover: endpoints.handover,
+        handover: Arc::new(endpoints.handover),
         files,
         lock: endpoints.lock,
         tasks,

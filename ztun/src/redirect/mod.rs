@@ -32,8 +32,9 @@ mod sysctl;
 use std::{
     collections::BTreeSet,
     error::Error,
-    fmt,
+    fmt, fs, io,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -134,6 +135,11 @@ pub enum EnrolError {
     Pins(#[from] PinError),
     #[error(transparent)]
     Unfit(#[from] Unfit),
+}
+
+/// The inode of the daemon's own network namespace.
+pub fn own_netns() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net")?.ino())
 }
 
 impl Unchanging<'_> {

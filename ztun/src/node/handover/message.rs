@@ -14,7 +14,12 @@ pub const PROTOCOL: u32 = 1;
 #[serde(tag = "message", rename_all = "camelCase")]
 pub enum FromSuccessor {
     #[serde(rename_all = "camelCase")]
-    TakeOver { protocol: u32, version: String },
+    TakeOver {
+        protocol: u32,
+        version: String,
+        /// The inode of its own network namespace.
+        netns: u64,
+    },
     /// The successor has all that it needs.
     Commit,
 }

@@ -25,6 +25,7 @@ use crate::{
         socket_file::SocketFile,
     },
     proxy::PodListeners,
+    redirect::own_netns,
 };
 
 /// For a successor's first words.
@@ -59,6 +60,8 @@ pub struct HandedOver {
 enum Failure {
     #[error("{0}")]
     Refused(String),
+    #[error("nothing was asked")]
+    Mute,
     #[error("the successor's process is gone")]
     Gone,
     #[error("the successor said nothing in time")]
@@ -103,7 +106,7 @@ impl HandoverServer {
     }
 
     /// Answers successors, one at a time, until one has committed.
-    pub async fn serve(&self, heritage: &Arc<Heritage>) -> HandedOver {
+    pub async fn serve(self: Arc<Self>, heritage: Arc<Heritage>) -> HandedOver {
         let busy = Arc::new(AtomicBool::new(false));
         let (sender, mut committed) = tokio::sync::mpsc::channel(1);
         loop {
@@ -120,20 +123,15 @@ impl HandoverServer {
             };
             let (heritage, busy, sender) = (heritage.clone(), busy.clone(), sender.clone());
             tokio::task::spawn_local(async move {
-                let is_first = !busy.swap(true, Ordering::Relaxed);
-                let conversation = move || converse(channel, &heritage, is_first);
-                match run_blocking(conversation).await {
+                match run_blocking(move || converse(channel, &heritage, &busy)).await {
                     Ok(handed_over) => {
-                        // It is received, or another one has been.
+                        // It is received as long as anybody serves here.
                         let _ = sender.send(handed_over).await;
-                        return;
                     }
+                    Err(Failure::Mute) => tracing::debug!("a successor went without a word"),
                     Err(error) => {
                         tracing::warn!(%error, "nothing was handed over: this daemon goes on");
                     }
-                }
-                if is_first {
-                    busy.store(false, Ordering::Relaxed);
                 }
             });
         }
@@ -158,7 +156,11 @@ impl HandedOver {
     }
 }
 
-fn converse(channel: Channel, heritage: &Heritage, is_first: bool) -> Result<HandedOver, Failure> {
+fn converse(
+    channel: Channel,
+    heritage: &Heritage,
+    busy: &AtomicBool,
+) -> Result<HandedOver, Failure> {
     let refuse = |reason: String| {
         // A successor that is gone need not be told.
         let _ = channel.send(
@@ -174,18 +176,30 @@ fn converse(channel: Channel, heritage: &Heritage, is_first: bool) -> Result<Han
     if peer.uid != nix::unistd::geteuid().as_raw() {
         return refuse(format!("user {} may not take over", peer.uid));
     }
-    let (FromSuccessor::TakeOver { protocol, version }, _) = channel.receive()? else {
+    let greeting = channel.receive().map_err(|_| Failure::Mute)?;
+    let (
+        FromSuccessor::TakeOver {
+            protocol,
+            version,
+            netns,
+        },
+        _,
+    ) = greeting
+    else {
         return refuse("a successor commits to nothing".to_owned());
     };
-    if !is_first {
-        return refuse("another daemon is taking over at this moment".to_owned());
-    }
     if protocol != PROTOCOL {
         return refuse(format!(
             "the running daemon (version {}) hands over by protocol {PROTOCOL}, and version {version} by {protocol}: end the running one first",
             env!("CARGO_PKG_VERSION")
         ));
     }
+    if netns != own_netns()? {
+        return refuse("the new daemon is in another network namespace".to_owned());
+    }
+    let Some(claim) = Claim::make(busy) else {
+        return refuse("another daemon is taking over at this moment".to_owned());
+    };
     tracing::info!(version, pid = peer.pid, "another daemon asks to take over");
     let handing = heritage.pods.hand_over();
     offer(&channel, heritage, &handing)?;
@@ -193,12 +207,33 @@ fn converse(channel: Channel, heritage: &Heritage, is_first: bool) -> Result<Han
     match channel.receive()? {
         (FromSuccessor::Commit, _) => {
             handing.commit();
+            claim.keep();
             Ok(HandedOver {
                 channel,
                 to: version,
             })
         }
         (FromSuccessor::TakeOver { .. }, _) => refuse("asked twice".to_owned()),
+    }
+}
+
+/// One successor at a time.
+struct Claim<'a>(&'a AtomicBool);
+
+impl<'a> Claim<'a> {
+    fn make(busy: &'a AtomicBool) -> Option<Self> {
+        (!busy.swap(true, Ordering::Relaxed)).then_some(Self(busy))
+    }
+
+    /// This daemon has nothing to hand over any more.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

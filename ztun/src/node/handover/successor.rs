@@ -14,7 +14,7 @@ use super::{
     message::{FromPredecessor, FromSuccessor, HandedPod, NodeSocket, PROTOCOL},
     socket_of,
 };
-use crate::proxy::PodListeners;
+use crate::{proxy::PodListeners, redirect::own_netns};
 
 /// A running daemon that says nothing for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,6 +89,7 @@ fn converse(channel: Channel, predecessor: &Predecessor) -> Result<Inheritance, 
     let take_over = FromSuccessor::TakeOver {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        netns: own_netns()?,
     };
     channel.set_limit(PATIENCE)?;
     channel.send(&take_over, &[])?;
