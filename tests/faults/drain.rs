@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use tokio::process::Command;
 use ztun_tests::{Family, Pod, app, rogue::HBONE_PORT, scenario};
 
 use crate::{PORT, shop_and_outsider};
@@ -86,10 +85,7 @@ async fn lose(pod: &Pod, port: u16) -> Result<()> {
          add chain inet lost output {{ type filter hook output priority 0; }}; \
          add rule inet lost output tcp sport {port} tcp dport {HBONE_PORT} drop"
     );
-    let status = Command::from(pod.command("nft")?)
-        .arg(rules)
-        .status()
-        .await?;
+    let status = pod.command("nft")?.arg(rules).status().await?;
     ensure!(status.success(), "nft: {status}");
     Ok(())
 }

@@ -89,16 +89,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
     let mesh = Mesh::empty();
-    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
-    let certificates = Arc::new(CertificateManager::new(
-        Arc::new(ca),
-        CertificateSettings {
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            ..CertificateSettings::new([config.trust_domain.clone()])
-        },
-        Arc::new(SystemClock),
-    ));
+    let certificates = Arc::new(certificate_manager(&config)?);
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -132,16 +123,15 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
 
     let files = endpoints.files();
     let mut tasks = Tasks::default();
-    let answer = http::serve(
-        endpoints.readiness,
-        Arc::new(readiness_handler(readiness.clone())),
-    );
-    let answer_later = match inheritance {
+    let handler = readiness_handler(readiness.clone());
+    let mut answer = Some(http::serve(endpoints.readiness, Arc::new(handler)));
+    match inheritance {
         None => {
             // It says what is missing.
-            tasks.spawn(answer);
+            if let Some(answer) = answer.take() {
+                tasks.spawn(answer);
+            }
             pods.restore(Vec::new()).await?;
-            None
         }
         Some(mut inheritance) => {
             let ready = handover::warm_up(&inheritance, &mesh, &certificates, &config.timeouts);
@@ -151,16 +141,15 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
             files.take();
             endpoints.handover.take()?;
             pods.restore(handed).await?;
-            Some(answer)
         }
-    };
+    }
     // Until now an earlier daemon's program does it.
     let cgroup = config.kubelet_cgroup.clone();
     let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
     let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     // Whoever asks while a daemon takes over waits for an answer that stays true.
-    if let Some(answer) = answer_later {
+    if let Some(answer) = answer {
         tasks.spawn(answer);
     }
     let metrics = metrics_handler(registry);
@@ -197,6 +186,17 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     };
     running.run(&mut signals, &timeouts).await;
     Ok(())
+}
+
+fn certificate_manager(config: &Config) -> anyhow::Result<CertificateManager> {
+    let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
+    let settings = CertificateSettings {
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        ..CertificateSettings::new([config.trust_domain.clone()])
+    };
+    let clock = Arc::new(SystemClock);
+    Ok(CertificateManager::new(Arc::new(ca), settings, clock))
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.

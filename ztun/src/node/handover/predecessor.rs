@@ -31,7 +31,7 @@ use crate::{
 /// For a successor's first words.
 const GREETING: Duration = Duration::from_secs(5);
 /// For a successor's preparations. Nobody is enrolled meanwhile.
-const PREPARATION: Duration = Duration::from_secs(60);
+const PREPARATION: Duration = Duration::from_mins(1);
 
 /// Listens for successors.
 #[derive(Debug)]
