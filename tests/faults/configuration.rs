@@ -95,12 +95,15 @@ fn a_daemon_does_not_start_with_a_root_key_that_others_may_read() {
 }
 
 #[test]
-fn a_second_daemon_does_not_take_the_socket_of_the_first() {
+fn a_daemon_in_another_network_namespace_does_not_take_over() {
     scenario(a_place_to_run(), async |mesh| {
         let output = node(mesh, &[]).await?;
         assert_eq!(output.status.code(), Some(1));
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(errors.contains("another daemon answers"), "{errors}");
+        assert!(
+            errors.contains("the new daemon is in another network namespace"),
+            "{errors}"
+        );
         mesh.node("a").status().await?;
         Ok(())
     });

@@ -5,6 +5,7 @@ mod ca_storage;
 mod certificate_authority;
 mod configuration;
 mod daemon;
+mod drain;
 mod enrolment;
 mod hanging;
 mod mesh_directory;
@@ -12,6 +13,7 @@ mod peers;
 mod pods;
 mod readiness;
 mod restarts;
+mod upgrade;
 mod ways_out;
 
 use ztun_tests::{Enrolment, Family, Mesh, MeshBuilder, PodSpec, app, pod::Pod};

@@ -5,6 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -12,7 +13,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{
+            self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt::PeerCredentials,
+        },
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -91,6 +97,22 @@ impl Daemon {
         })
     }
 
+    /// Waits until this daemon is the one that whoever connects at `socket` finds.
+    pub async fn wait_until_it_listens(&mut self, socket: &Path) -> Result<()> {
+        let own = self.pid()?.as_raw();
+        let process = &mut self.process;
+        let mut exited = None;
+        let took_over = wait::until_within(START_TIMEOUT, "the daemon took over", async || {
+            exited = process.try_wait().ok().flatten();
+            exited.is_some() || listener_at(socket).is_ok_and(|pid| pid == own)
+        })
+        .await;
+        if let Some(status) = exited {
+            anyhow::bail!("the daemon has ended at once: {status}\n{}", self.log());
+        }
+        took_over.with_context(|| self.log())
+    }
+
     pub async fn wait_until_ready(&mut self, netns: &Netns) -> Result<()> {
         let process = &mut self.process;
         let mut exited = None;
@@ -103,6 +125,10 @@ impl Daemon {
             anyhow::bail!("the daemon has ended at once: {status}\n{}", self.log());
         }
         ready.with_context(|| self.log())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().is_ok_and(|status| status.is_none())
     }
 
     pub fn pid(&self) -> Result<Pid> {
@@ -160,6 +186,20 @@ pub fn http_request(
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
         Ok((head.to_owned(), body.to_owned()))
     })?
+}
+
+/// The process that listens for whole messages at `socket`.
+pub fn listener_at(socket: &Path) -> Result<i32> {
+    let client = connect_at(socket)?;
+    Ok(getsockopt(&client, PeerCredentials)?.pid())
+}
+
+/// A connection to whoever listens for whole messages at `socket`.
+pub fn connect_at(socket: &Path) -> Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let client = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    socket::connect(client.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    Ok(client)
 }
 
 fn is_ready(netns: &Netns) -> bool {

@@ -36,6 +36,8 @@ pub struct Node {
     pub(crate) cgroups: PathBuf,
     pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
+    /// Those that have handed over, oldest first.
+    former_daemons: Mutex<Vec<Daemon>>,
 }
 
 impl Node {
@@ -59,6 +61,7 @@ impl Node {
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
             addressing,
             daemon: Mutex::default(),
+            former_daemons: Mutex::default(),
         };
         let links = Netlink::open(&node.netns)?;
         links.bring_up("lo").await?;
@@ -101,6 +104,11 @@ impl Node {
     /// Where the node's daemon listens for the CLI and the CNI plugin.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("ztun.sock")
+    }
+
+    /// Where it listens for a successor.
+    pub fn handover_socket(&self) -> PathBuf {
+        self.directory.join("ztun.sock.handover")
     }
 
     /// The file with the daemon's configuration.
@@ -187,15 +195,51 @@ impl Node {
     pub async fn launch_daemon(&self) -> Result<()> {
         let mut slot = self.daemon.lock().await;
         ensure!(slot.is_none(), "node {} has a daemon already", self.name);
+        *slot = Some(self.another_daemon()?);
+        Ok(())
+    }
+
+    /// Starts one more daemon, which is not the node's: it is the caller's.
+    pub fn another_daemon(&self) -> Result<Daemon> {
         let cgroup = Cgroup::create(&self.cgroups.join("daemon"))?;
-        let daemon = Daemon::start(
+        Daemon::start(
             &self.configuration(),
             &self.log_file(),
             &self.netns,
             &cgroup,
-        )?;
-        *slot = Some(daemon);
+        )
+    }
+
+    /// Starts a daemon beside the running one, and waits until it has taken over and is ready.
+    pub async fn upgrade_daemon(&self) -> Result<()> {
+        let mut successor = self.another_daemon()?;
+        successor
+            .wait_until_it_listens(&self.handover_socket())
+            .await?;
+        successor.wait_until_ready(&self.netns).await?;
+        let former = self.daemon.lock().await.replace(successor);
+        self.former_daemons.lock().await.extend(former);
         Ok(())
+    }
+
+    /// Waits until every daemon that has handed over has ended by itself, and without an error.
+    pub async fn former_daemons_end(&self) -> Result<()> {
+        for daemon in self.former_daemons.lock().await.drain(..) {
+            let mut daemon = daemon;
+            ensure!(
+                daemon.ended().await?,
+                "a former daemon ended with an error\n{}",
+                self.log()
+            );
+        }
+        Ok(())
+    }
+
+    /// How many daemons have handed over and still run.
+    pub async fn former_daemons(&self) -> usize {
+        let mut former = self.former_daemons.lock().await;
+        let running = former.iter_mut().map(Daemon::is_running);
+        running.filter(|running| *running).count()
     }
 
     pub async fn daemon_is_ready(&self) -> Result<()> {

@@ -127,6 +127,9 @@ pub struct Timeouts {
     /// For open connections, after SIGTERM.
     #[serde(with = "value::duration")]
     pub drain: Duration,
+    /// For open connections, after another daemon has taken over.
+    #[serde(with = "value::duration")]
+    pub handover_drain: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -279,6 +282,7 @@ impl Timeouts {
         let certificate = read.setting("timeouts.certificate", "10s", value::duration);
         let mesh_state = read.setting("timeouts.meshState", "10s", value::duration);
         let drain = read.setting("timeouts.drain", "30s", value::duration);
+        let handover_drain = read.setting("timeouts.handoverDrain", "1h", value::duration);
         Some(Self {
             tcp_connect: tcp_connect?,
             tls_handshake: tls_handshake?,
@@ -287,6 +291,7 @@ impl Timeouts {
             certificate: certificate?,
             mesh_state: mesh_state?,
             drain: drain?,
+            handover_drain: handover_drain?,
         })
     }
 }

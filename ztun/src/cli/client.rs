@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, runtime};
 
-use crate::node::api::ErrorBody;
+use crate::node::api::{ErrorBody, HANDED_OVER};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -24,6 +24,8 @@ pub enum ClientError {
     Refused(String),
     #[error("{0}")]
     RefusedForNow(String),
+    #[error("another daemon has taken over this node again and again: try again later")]
+    HandedOver,
 }
 
 impl ClientError {
@@ -33,8 +35,27 @@ impl ClientError {
     }
 }
 
+/// How often a daemon may hand over while a request waits for it.
+const HANDOVERS: u32 = 10;
+
 /// One request, one answer, blocking.
 pub fn call<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    for _ in 1..HANDOVERS {
+        match call_once(socket, method.clone(), path, body) {
+            // Its successor answers on the same socket.
+            Err(ClientError::HandedOver) => {}
+            result => return result,
+        }
+    }
+    call_once(socket, method, path, body)
+}
+
+fn call_once<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
@@ -81,6 +102,9 @@ pub fn call<T: DeserializeOwned>(
             return serde_json::from_slice(&bytes).map_err(|error| {
                 broken(format!("unexpected answer, is it another version? {error}"))
             });
+        }
+        if status == HANDED_OVER {
+            return Err(ClientError::HandedOver);
         }
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) if body.retry => Err(ClientError::RefusedForNow(body.error)),

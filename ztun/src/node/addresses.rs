@@ -97,6 +97,9 @@ async fn follow(
         let result = result
             .map_err(Error::Capture)
             .and_then(|followed| serve(&pod, followed, &proxy).map_err(Error::Serve));
+        if let Err(Error::Capture(FollowError::HandedOver)) = result {
+            return;
+        }
         let was_behind = mem::replace(&mut is_behind, result.is_err());
         if let Err(error) = result
             && !was_behind

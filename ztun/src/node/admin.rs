@@ -1,20 +1,14 @@
 //! What Istio's ztunnel and Envoy answer on their admin port, from what this daemon has.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use ::http::{Method, StatusCode, Uri, request::Parts};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tracing::level_filters::LevelFilter;
 
 use super::server::Api;
-use crate::{
-    cert::CertificateStatus,
-    config::Config,
-    mesh::Snapshot,
-    observe::http::{self, Answer, ListenError},
-};
+use crate::{cert::CertificateStatus, config::Config, mesh::Snapshot, observe::http::Answer};
 
 const INDEX: &str = "\
 GET  /config_dump                          workloads, services, policies, certificates, configuration
@@ -34,21 +28,7 @@ struct ConfigDump<'a> {
     config: &'a Config,
 }
 
-pub async fn listen(address: Option<SocketAddr>) -> Result<Option<TcpListener>, ListenError> {
-    match address {
-        Some(address) => http::listen(address, "admin").await.map(Some),
-        None => Ok(None),
-    }
-}
-
-pub fn start(listener: Option<TcpListener>, api: &Arc<Api>) {
-    if let Some(listener) = listener {
-        let handler = Arc::new(handler(Arc::clone(api)));
-        tokio::task::spawn_local(http::serve(listener, handler));
-    }
-}
-
-fn handler(api: Arc<Api>) -> impl Fn(&Parts) -> Option<Answer> {
+pub fn handler(api: Arc<Api>) -> impl Fn(&Parts) -> Option<Answer> {
     move |request| match request.uri.path() {
         "/" => Some(Answer::text(StatusCode::OK, INDEX.to_owned())),
         "/config_dump" => Some(config_dump(&api)),

@@ -18,12 +18,17 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     mesh::{PodName, answers::Query},
     redirect::PodSandbox,
 };
+
+/// The answer to a request that came too late for this daemon: nothing was done, and the one that
+/// has taken over answers on the same socket.
+pub const HANDED_OVER: StatusCode = StatusCode::MISDIRECTED_REQUEST;
 
 /// Which pods an enrolment is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

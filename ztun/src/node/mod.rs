@@ -3,6 +3,9 @@
 mod addresses;
 mod admin;
 pub mod api;
+mod ending;
+mod endpoints;
+mod handover;
 pub mod kubelet;
 pub mod membership;
 mod pods;
@@ -11,6 +14,7 @@ pub mod privileges;
 mod readiness;
 mod records;
 mod server;
+mod socket_file;
 pub mod status;
 mod telemetry;
 
@@ -22,14 +26,15 @@ use std::{
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use tokio::{
-    net::TcpListener,
     runtime,
-    signal::unix::{Signal, SignalKind, signal},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
 
 use self::{
+    ending::{Running, Signals, Tasks},
+    endpoints::Endpoints,
+    handover::Heritage,
     kubelet::KubeletProbes,
     membership::Membership,
     pods::{Pods, run_blocking},
@@ -37,7 +42,6 @@ use self::{
     readiness::Readiness,
     records::Records,
     server::Api,
-    server::ApiServer,
     status::StatusReporter,
 };
 use crate::{
@@ -77,6 +81,7 @@ pub fn run(config: Config, privileges: Privileges, log: LogFilter) -> anyhow::Re
     let result = LocalSet::new().block_on(&control, node);
     // Streams that are still open when the drain's deadline has passed are reset, not waited for.
     data.shutdown_timeout(Duration::from_millis(100));
+    control.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
@@ -88,13 +93,10 @@ async fn node(
 ) -> anyhow::Result<()> {
     fips::require(config.tls.key_exchange)?;
     check_kernel()?;
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-
-    let api_server = ApiServer::bind(&config.socket)?;
-    let readiness_listener = http::listen(config.readiness_address, "readiness").await?;
-    let metrics_listener = http::listen(config.metrics_address, "metrics").await?;
-    let admin_listener = admin::listen(config.admin_address).await?;
+    let mut signals = Signals::listen()?;
+    let socket = config.socket.clone();
+    let mut inheritance = run_blocking(move || handover::ask(&socket)).await?;
+    let endpoints = Endpoints::open(&config, inheritance.as_mut()).await?;
     let records = Records::open(&config.state_directory)?;
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
@@ -127,23 +129,51 @@ async fn node(
         pods.clone(),
         certificates.clone(),
     ));
+    let heritage = Arc::new(Heritage {
+        pods: pods.clone(),
+        readiness: readiness.clone(),
+        sockets: endpoints.try_clone().context("duplicate the sockets")?,
+    });
 
-    let missing = {
+    let files = endpoints.files();
+    let mut tasks = Tasks::default();
+    let handler = http::readiness({
         let readiness = readiness.clone();
         move || readiness.missing()
-    };
-    serve(readiness_listener, Arc::new(http::readiness(missing)));
-    serve(metrics_listener, Arc::new(http::metrics(registry)));
-
-    pods.restore().await?;
+    });
+    let mut answer = Some(http::serve(endpoints.readiness, Arc::new(handler)));
+    match inheritance {
+        None => {
+            // It says what is missing.
+            if let Some(answer) = answer.take() {
+                tasks.spawn(answer);
+            }
+            pods.restore(Vec::new()).await?;
+        }
+        Some(mut inheritance) => {
+            let ready = handover::warm_up(&inheritance, &mesh, &certificates, &config.timeouts);
+            let _kept = ready.await?;
+            let handed = inheritance.take_pods();
+            run_blocking(move || inheritance.commit()).await?;
+            files.take();
+            endpoints.handover.take()?;
+            pods.restore(handed).await?;
+        }
+    }
     // Until now an earlier daemon's program does it.
     let cgroup = config.kubelet_cgroup.clone();
     let kubelet = run_blocking(move || KubeletProbes::start(redirect, cgroup)).await;
     let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
-    tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
-    tokio::task::spawn_local(membership.clone().follow());
-    tokio::task::spawn_local(prefetch::follow(
+    // Whoever asks while a daemon takes over waits for an answer that stays true.
+    if let Some(answer) = answer {
+        tasks.spawn(answer);
+    }
+    let metrics = http::metrics(registry);
+    tasks.spawn(http::serve(endpoints.metrics, Arc::new(metrics)));
+    tasks.spawn(sweep(pods.clone(), kubelet.clone()));
+    tasks.spawn(membership.clone().follow());
+    tasks.spawn(prefetch::follow(
         config.node_name.clone(),
         mesh.clone(),
         certificates.clone(),
@@ -156,50 +186,33 @@ async fn node(
         mesh,
         certificates,
         source,
-        readiness: readiness.clone(),
+        readiness,
         kubelet,
         privileges,
     };
+    let timeouts = config.timeouts;
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
     let api = Arc::new(Api {
-        pods: pods.clone(),
+        pods,
         membership,
         status,
-        config: config.clone(),
+        config,
         log,
     });
-    admin::start(admin_listener, &api);
-    let api = tokio::task::spawn_local(api_server.serve(api));
-    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
-
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    if let Some(admin) = endpoints.admin {
+        tasks.spawn(http::serve(admin, Arc::new(admin::handler(api.clone()))));
     }
-    readiness.draining.store(true, Ordering::Relaxed);
-    pods.stop_following();
-    let deadline = config.timeouts.drain;
-    drain(&proxy, deadline, &mut terminate, &mut interrupt).await;
-    api.abort();
-    tracing::info!("ended; enrolled pods stay closed until the next start");
+    tasks.spawn(endpoints.api.serve(api));
+    let running = Running {
+        proxy,
+        heritage,
+        handover: Arc::new(endpoints.handover),
+        files,
+        lock: endpoints.lock,
+        tasks,
+    };
+    running.run(&mut signals, &timeouts).await;
     Ok(())
-}
-
-fn serve(listener: TcpListener, handler: Arc<http::Handler>) {
-    tokio::task::spawn_local(http::serve(listener, handler));
-}
-
-/// Lets open connections end, until the deadline or another signal.
-async fn drain(proxy: &Proxy, deadline: Duration, terminate: &mut Signal, interrupt: &mut Signal) {
-    tracing::info!(
-        ?deadline,
-        connections = proxy.connections().len(),
-        "draining"
-    );
-    tokio::select! {
-        () = proxy.drain(deadline) => {}
-        _ = terminate.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
-        _ = interrupt.recv() => tracing::warn!("second signal: ending without waiting for the drain"),
-    }
 }
 
 fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
@@ -267,6 +280,7 @@ fn proxy_settings(config: &Config) -> ProxySettings {
         certificate: _,
         mesh_state,
         drain: _,
+        handover_drain: _,
     } = config.timeouts;
     ProxySettings {
         timeouts: proxy::Timeouts {

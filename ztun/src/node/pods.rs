@@ -1,6 +1,7 @@
 //! The pods that this node captures: enrolment, release, and what keeps both true over time.
 
 mod error;
+mod handing;
 mod known;
 
 use std::{
@@ -11,9 +12,10 @@ use std::{
 
 use ztun_common::Verdict;
 
-pub use self::error::PodError;
+pub use self::{error::PodError, handing::Handing};
 use super::{
     addresses::Followers,
+    handover::HandedPod,
     records::{Origin, Record, RecordError, Records, Standing},
 };
 use crate::{
@@ -37,7 +39,8 @@ pub struct Pods {
     /// Told when a pod is known newly.
     news: tokio::sync::Notify,
     followers: Followers,
-    change: tokio::sync::Mutex<()>,
+    /// Held while a pod is enrolled, released, or handed over; true once all are a successor's.
+    change: tokio::sync::Mutex<bool>,
 }
 
 /// One captured pod, as status shows it.
@@ -70,7 +73,7 @@ impl Pods {
         sandbox: PodSandbox,
         origin: Origin,
     ) -> Result<Vec<IpAddr>, PodError> {
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         self.enrol_alone(sandbox, origin).await
     }
 
@@ -111,7 +114,7 @@ impl Pods {
     /// The given sandbox is at its end and forgotten. Without one it runs on, and stays free
     /// whatever its labels say.
     pub async fn release(&self, pod: &PodName, sandbox_id: Option<&str>) -> Result<bool, PodError> {
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         let is_meant = |entry: &Enrolled| {
             entry.sandbox.pod == *pod && sandbox_id.is_none_or(|id| id == entry.sandbox.sandbox_id)
         };
@@ -148,15 +151,18 @@ impl Pods {
 
     /// Takes over what an earlier daemon recorded. A pod that is gone is forgotten; one that can't
     /// be captured stays closed and is reported.
-    pub async fn restore(&self) -> Result<(), RecordError> {
-        let records = self.records.all()?;
+    ///
+    /// `handed` is what a daemon that ran until now has handed over.
+    pub async fn restore(&self, handed: Vec<(HandedPod, PodListeners)>) -> Result<(), RecordError> {
+        let mut records = self.records.all()?;
+        let mut listeners = self.inherit(handed, &mut records);
         let captured = records
             .iter()
-            .filter(|it| it.standing == Standing::Enrolled);
-        match self
-            .redirect
-            .orphans(captured.map(|record| &record.sandbox))
-        {
+            .filter(|it| it.standing == Standing::Enrolled)
+            .map(|record| record.sandbox.clone());
+        let former: Vec<_> = self.former().iter().map(|it| it.sandbox.clone()).collect();
+        let captured: Vec<_> = captured.chain(former).collect();
+        match self.redirect.orphans(&captured) {
             Ok(orphans) => {
                 for pod in orphans {
                     tracing::error!(
@@ -180,7 +186,10 @@ impl Pods {
             }
             self.known().insert(pod.clone(), record.clone());
             if record.standing == Standing::Enrolled
-                && let Err(error) = self.take_over(record).await
+                && let Err(error) = {
+                    let listeners = listeners.remove(&pod).unwrap_or_default();
+                    self.take_over(record, listeners).await
+                }
             {
                 tracing::error!(%pod, %error, "pod of an earlier run can't be captured yet; it stays closed");
             }
@@ -189,13 +198,13 @@ impl Pods {
     }
 
     /// Captures a pod whose record says that it is captured.
-    async fn take_over(&self, record: Record) -> Result<(), PodError> {
-        let _one_at_a_time = self.change.lock().await;
+    async fn take_over(&self, record: Record, listeners: PodListeners) -> Result<(), PodError> {
+        let _one_at_a_time = self.changing().await?;
         let Record {
             sandbox, origin, ..
         } = record;
         let (redirect, request) = (self.redirect.clone(), sandbox.clone());
-        let captured = run_blocking(move || redirect.take_over(&request, PodListeners::default()));
+        let captured = run_blocking(move || redirect.take_over(&request, listeners));
         let captured = captured.await.map_err(|source| PodError::Capture {
             pod: sandbox.pod.clone(),
             source,
@@ -221,6 +230,15 @@ impl Pods {
             }
         }
         self.sweep_known().await;
+    }
+
+    /// For whoever changes which pods are captured; nobody does after a hand-over.
+    async fn changing(&self) -> Result<tokio::sync::MutexGuard<'_, bool>, PodError> {
+        let is_handed_over = self.change.lock().await;
+        if *is_handed_over {
+            return Err(PodError::HandedOver);
+        }
+        Ok(is_handed_over)
     }
 
     /// Lets the pods' capture be as it is from now on.

@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     io::Write as _,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -47,6 +48,62 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Records {
     directory: PathBuf,
+}
+
+/// Makes the state directory one daemon's. It ends with the last descriptor of this file, which a
+/// successor gets too: no moment is nobody's.
+#[derive(Debug)]
+pub struct StateLock(fs::File);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error(
+        "another daemon uses the state directory {directory}; end it first, or configure another `stateDirectory`"
+    )]
+    InUse { directory: PathBuf },
+    #[error(
+        "cannot lock the state directory {directory}: {source}; check that it is writable by root"
+    )]
+    Io {
+        directory: PathBuf,
+        source: io::Error,
+    },
+}
+
+impl StateLock {
+    pub fn take(state_directory: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io {
+            directory: state_directory.to_owned(),
+            source,
+        };
+        fs::create_dir_all(state_directory).map_err(failed)?;
+        let file = fs::File::create(Self::path(state_directory)).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(LockError::InUse {
+                directory: state_directory.to_owned(),
+            }),
+            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// A predecessor's; `None` if it locks another directory.
+    pub fn inherited(descriptor: OwnedFd, state_directory: &Path) -> Option<Self> {
+        let file = fs::File::from(descriptor);
+        let (its, ours) = (
+            file.metadata().ok()?,
+            fs::metadata(Self::path(state_directory)).ok()?,
+        );
+        ((its.dev(), its.ino()) == (ours.dev(), ours.ino())).then_some(Self(file))
+    }
+
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(Into::into)
+    }
+
+    fn path(state_directory: &Path) -> PathBuf {
+        state_directory.join("lock")
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +233,23 @@ mod tests {
 
         let next = Records::open(state.path()).unwrap();
         assert_eq!(next.all().unwrap(), [record("a"), record("b")]);
+    }
+
+    #[test]
+    fn a_state_directory_is_one_daemons_until_the_last_descriptor_is_closed() {
+        let state = tempfile::tempdir().unwrap();
+        let lock = StateLock::take(state.path()).unwrap();
+        let handed = lock.try_clone().unwrap();
+        drop(lock);
+        let taken = StateLock::take(state.path());
+        assert!(matches!(taken, Err(LockError::InUse { .. })), "{taken:?}");
+
+        let elsewhere = tempfile::tempdir().unwrap();
+        StateLock::take(elsewhere.path()).unwrap();
+        let handed_too = handed.try_clone().unwrap();
+        assert!(StateLock::inherited(handed_too, elsewhere.path()).is_none());
+        drop(StateLock::inherited(handed, state.path()).unwrap());
+        StateLock::take(state.path()).unwrap();
     }
 
     #[test]

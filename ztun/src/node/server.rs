@@ -2,8 +2,8 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,12 +18,13 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::{
     api::{
-        CertificateChain, EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, LogFilterBody,
-        TlsCheckRequest, UnenrolRequest, UnenrolResponse,
+        CertificateChain, EnrolRequest, EnrolResponse, EnrolWhen, ErrorBody, HANDED_OVER,
+        LogFilterBody, TlsCheckRequest, UnenrolRequest, UnenrolResponse,
     },
     membership::Membership,
     pods::{PodError, Pods},
     records::Origin,
+    socket_file::SocketFile,
     status::StatusReporter,
 };
 use crate::{
@@ -38,12 +39,14 @@ const MAX_BODY: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct ApiServer {
     listener: UnixListener,
-    path: PathBuf,
+    file: Arc<SocketFile>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("another daemon answers on {path}; stop it first, or configure another `socket`")]
+    #[error(
+        "another daemon answers on {path}, and does not hand over; stop it first, or configure another `socket`"
+    )]
     InUse { path: PathBuf },
     #[error("cannot listen on {path}: {source}; check that its directory can be written by root")]
     Io { path: PathBuf, source: io::Error },
@@ -61,28 +64,32 @@ pub struct Api {
 
 impl ApiServer {
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io {
-            path: path.to_owned(),
-            source,
-        };
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(BindError::InUse {
                 path: path.to_owned(),
             });
         }
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(failed)?;
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let file = SocketFile::prepare(path)?;
+        let listener = UnixListener::bind(path).map_err(|source| BindError::io(path, source))?;
+        file.restrict()?;
+        Ok(Self { listener, file })
+    }
+
+    /// Goes on with a predecessor's listener.
+    pub fn inherited(listener: OwnedFd, path: &Path) -> Result<Self, BindError> {
+        let listener = UnixListener::from_std(listener.into());
         Ok(Self {
-            listener,
-            path: path.to_owned(),
+            listener: listener.map_err(|source| BindError::io(path, source))?,
+            file: SocketFile::inherited(path),
         })
+    }
+
+    pub fn file(&self) -> Arc<SocketFile> {
+        Arc::clone(&self.file)
+    }
+
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     pub async fn serve(self, api: Arc<Api>) {
@@ -100,9 +107,12 @@ impl ApiServer {
     }
 }
 
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+impl BindError {
+    pub fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -284,8 +294,12 @@ impl Failure {
 impl From<PodError> for Failure {
     fn from(error: PodError) -> Self {
         tracing::warn!(%error, "request refused");
+        let status = match error {
+            PodError::HandedOver => HANDED_OVER,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
         Self {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
+            status,
             body: ErrorBody {
                 error: error.to_string(),
                 retry: error.is_temporary(),

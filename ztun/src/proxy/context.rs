@@ -127,14 +127,30 @@ impl Proxy {
         self.connections.status()
     }
 
-    /// Takes no new connection and tells peers so, waits for the open ones, and resets those that
-    /// are still open after `limit`.
+    /// The sockets at which a pod is served, by descriptors of their own.
+    pub fn clone_listeners(&self, name: &PodName) -> io::Result<PodListeners> {
+        match self.pods.get(name) {
+            Some(local) => local.clone_listeners(),
+            None => Ok(PodListeners::default()),
+        }
+    }
+
+    /// Takes no new connection and tells peers so.
     ///
     /// The listeners are closed: a successor that has them takes what waits in their queues, and
     /// without one the kernel refuses.
-    pub async fn drain(&self, limit: Duration) {
+    pub fn stop_accepting(&self) {
         self.draining.cancel();
+        for pod in self.pods.all() {
+            pod.close_listeners();
+        }
         self.tasks.close();
+    }
+
+    /// Takes no new connection, waits for the open ones, and resets those that are still open after
+    /// `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        self.stop_accepting();
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_ok() {
             return;
         }

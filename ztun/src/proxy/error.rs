@@ -50,7 +50,11 @@ pub enum ProxyError {
         fault: TlsFault,
     },
     #[error("HTTP/2 handshake with {address} failed: {reason}")]
-    Http2 { address: SocketAddr, reason: String },
+    Http2 {
+        address: SocketAddr,
+        reason: String,
+        retry: Retry,
+    },
     #[error("{address} refused the tunnel: its policy denied it ({})", status.as_u16())]
     DeniedByPeer {
         address: SocketAddr,
@@ -106,7 +110,10 @@ pub enum TlsFault {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    Fresh,
+    /// The peer has done nothing with the request (RFC 9113 §6.8 and §8.7), or never got it.
+    Unprocessed,
+    /// The peer may have acted on it, but nothing of the application was sent.
+    Unanswered,
     Never,
 }
 
@@ -120,6 +127,14 @@ pub enum Side {
 }
 
 impl ProxyError {
+    /// Whether another connection to the peer may do better.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::TunnelLost { retry, .. } | Self::Http2 { retry, .. } => *retry,
+            _ => Retry::Never,
+        }
+    }
+
     pub fn flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) | Self::Revoked(_) | Self::DeniedByPeer { .. } => ResponseFlag::Deny,
@@ -188,6 +203,7 @@ impl ProxyError {
         Self::Http2 {
             address,
             reason: error.to_string(),
+            retry: Retry::Never,
         }
     }
 }

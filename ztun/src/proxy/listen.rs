@@ -27,6 +27,7 @@ enum Kind {
 
 /// Starts one task a listener. Call it in the context of the runtime.
 pub fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, listeners: PodListeners) -> io::Result<()> {
+    pod.keep_listeners(&listeners)?;
     for (kind, listeners) in [
         (Kind::Outbound, listeners.outbound),
         (Kind::InboundPlaintext, listeners.inbound_plaintext),
@@ -37,6 +38,10 @@ pub fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, listeners: PodListeners) -
             let accepting = accept(Arc::clone(proxy), Arc::clone(pod), listener, kind);
             proxy.tasks.spawn(accepting);
         }
+    }
+    // A proxy that drains refuses: an open listener would let clients wait.
+    if pod.stop.is_cancelled() {
+        pod.close_listeners();
     }
     Ok(())
 }

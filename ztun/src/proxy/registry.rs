@@ -2,14 +2,19 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{handshakes::Handshakes, pod::ProxiedPod, settings::ProxySettings};
+use super::{
+    handshakes::Handshakes,
+    pod::{PodListeners, ProxiedPod},
+    settings::ProxySettings,
+};
 use crate::{
     cert::CertificateManager,
     mesh::{Identity, PodName, Workload},
@@ -31,6 +36,8 @@ pub struct LocalPod {
     pub gone: CancellationToken,
     certificates: Arc<CertificateManager>,
     identity: Mutex<Option<Identity>>,
+    /// Its listening sockets once more, for a successor.
+    listeners: Mutex<PodListeners>,
 }
 
 impl Registry {
@@ -60,7 +67,7 @@ impl Registry {
         addresses.contains(address).then(|| Arc::clone(pod))
     }
 
-    fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<PodName, Arc<LocalPod>>> {
+    fn pods(&self) -> MutexGuard<'_, HashMap<PodName, Arc<LocalPod>>> {
         // No code that can panic leaves the map half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +88,32 @@ impl LocalPod {
             gone: CancellationToken::new(),
             certificates,
             identity: Mutex::default(),
+            listeners: Mutex::default(),
         }
+    }
+
+    /// Keeps listeners by descriptors of its own. Those that nobody accepts from have to be closed.
+    pub fn keep_listeners(&self, listeners: &PodListeners) -> io::Result<()> {
+        let more = listeners.try_clone()?;
+        self.listeners().append(more);
+        Ok(())
+    }
+
+    pub fn clone_listeners(&self) -> io::Result<PodListeners> {
+        self.listeners().try_clone()
+    }
+
+    /// Takes no new connection: the kernel refuses them, unless somebody else has the listeners.
+    pub fn close_listeners(&self) {
+        self.stop.cancel();
+        *self.listeners() = PodListeners::default();
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, PodListeners> {
+        // Nothing panics while holding it.
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a certificate kept for the identity that the mesh state gives this pod.
@@ -98,7 +130,7 @@ impl LocalPod {
 
     /// Takes no new connection, ends its own, lets go of its certificate.
     pub fn remove(&self) {
-        self.stop.cancel();
+        self.close_listeners();
         self.gone.cancel();
         let mut kept = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(identity) = kept.take() {

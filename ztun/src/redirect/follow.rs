@@ -48,6 +48,8 @@ pub enum FollowError {
     Prepare(#[from] PrepareError),
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    #[error("another daemon has taken over")]
+    HandedOver,
 }
 
 impl AddressFollower {

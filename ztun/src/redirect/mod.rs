@@ -32,8 +32,9 @@ mod sysctl;
 use std::{
     collections::BTreeSet,
     error::Error,
-    fmt,
+    fmt, fs, io,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -41,16 +42,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::{
-    cgroup::Cgroup,
-    maps::PodMaps,
-    netns::Netns,
-    pins::{Generation, PinDirectory},
-    prepare::Prepared,
-    programs::{AttachError, DIGEST, Programs},
-    rewritten::Rewritten,
-};
 pub use self::{
+    adopt::Unfit,
     cgroup::CgroupError,
     find::FindError,
     follow::{AddressFollower, FollowError, Followed},
@@ -62,6 +55,15 @@ pub use self::{
     programs::{ProgramReport, ProgramsError, verify_all},
     sockets::PodNetns,
     state::CaptureState,
+};
+use self::{
+    cgroup::Cgroup,
+    maps::PodMaps,
+    netns::Netns,
+    pins::{Generation, PinDirectory},
+    prepare::Prepared,
+    programs::{AttachError, DIGEST, Programs},
+    rewritten::Rewritten,
 };
 use crate::{
     mesh::PodName,
@@ -91,9 +93,12 @@ pub struct Redirect {
     pins: PinDirectory,
     /// The daemon's own network namespace.
     home: Arc<Netns>,
-    /// Held while a pod's pins change.
-    changing: Mutex<()>,
+    /// Held while a pod's capture changes; true once that is a successor's business.
+    changing: Mutex<bool>,
 }
+
+/// Keeps every pod's capture as it is.
+pub struct Unchanging<'a>(MutexGuard<'a, bool>);
 
 /// A pod whose connections arrive at the daemon's listeners.
 #[derive(Debug)]
@@ -128,6 +133,20 @@ pub enum EnrolError {
     Programs(#[from] ProgramsError),
     #[error(transparent)]
     Pins(#[from] PinError),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
+/// The inode of the daemon's own network namespace.
+pub fn own_netns() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net")?.ino())
+}
+
+impl Unchanging<'_> {
+    /// From now on the pods' addresses are a successor's to follow.
+    pub fn hand_over(mut self) {
+        *self.0 = true;
+    }
 }
 
 impl Redirect {
@@ -144,7 +163,7 @@ impl Redirect {
             programs,
             pins,
             home: Arc::new(Netns::current()?),
-            changing: Mutex::new(()),
+            changing: Mutex::new(false),
         })
     }
 
@@ -226,8 +245,26 @@ impl Redirect {
     /// Nothing that is open is touched, and an address that is not yet followed is closed.
     pub fn catch_up(&self, follower: &mut AddressFollower) -> Result<Followed, FollowError> {
         // An enrolment of the same pod that fails would take back what is needed here.
-        let _changing = self.lock();
+        let is_handed_over = self.lock();
+        if *is_handed_over {
+            return Err(FollowError::HandedOver);
+        }
         follower.catch_up()
+    }
+
+    /// Holds up every change.
+    pub fn pause(&self) -> Unchanging<'_> {
+        Unchanging(self.lock())
+    }
+
+    /// The sandbox's network namespace, for one that is captured and not served.
+    pub fn reopen(&self, sandbox: &PodSandbox) -> Result<Arc<PodNetns>, EnrolError> {
+        let netns = self.open_netns(sandbox)?;
+        let rewritten = state::newest(self, sandbox)
+            .ok_or(Unfit::Absent)
+            .and_then(|it| Rewritten::of_generation(&it).map_err(Unfit::Read));
+        let (addresses, home) = (PodAddresses::default(), Arc::clone(&self.home));
+        Ok(Arc::new(PodNetns::new(netns, addresses, rewritten?, home)))
     }
 
     /// Sets a pod free; also one whose namespace is gone, or that was never captured.
@@ -362,7 +399,7 @@ impl Redirect {
         Ok((maps, rewritten))
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, bool> {
         // The lock guards files, not memory: a panic leaves nothing that the next holder can't read.
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }

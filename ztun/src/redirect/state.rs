@@ -112,7 +112,7 @@ pub fn steered(redirect: &Redirect, sandbox: &PodSandbox) -> Option<u64> {
     }
 }
 
-fn newest(redirect: &Redirect, sandbox: &PodSandbox) -> Option<Generation> {
+pub fn newest(redirect: &Redirect, sandbox: &PodSandbox) -> Option<Generation> {
     redirect.pins.generations(&PodId::of(sandbox)).pop()
 }
 

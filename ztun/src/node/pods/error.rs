@@ -29,6 +29,8 @@ pub enum PodError {
     Undecided { pod: PodName, waited: Duration },
     #[error("find {pod}: {source}")]
     Find { pod: PodName, source: FindError },
+    #[error("another daemon has taken over this node: ask again")]
+    HandedOver,
     #[error("release {pod}: {source}")]
     Release { pod: PodName, source: PinError },
 }
@@ -38,7 +40,7 @@ impl PodError {
     pub fn is_temporary(&self) -> bool {
         matches!(
             self,
-            Self::Unknown { .. } | Self::Undecided { .. } | Self::Record { .. }
+            Self::HandedOver | Self::Unknown { .. } | Self::Undecided { .. } | Self::Record { .. }
         )
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 impl Pods {
     /// Keeps in mind a sandbox that a container runtime told of and that takes no part.
     pub async fn remember(&self, sandbox: PodSandbox) -> Result<(), PodError> {
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         let pod = sandbox.pod.clone();
         let before = self.enrolled().get(&pod).cloned();
         if let Some(before) = before {
@@ -50,7 +50,7 @@ impl Pods {
 
     /// Captures a known pod, unless it has changed since.
     pub async fn enrol_known(&self, record: &Record) -> Result<(), PodError> {
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         let sandbox = &record.sandbox;
         if self.known().get(&sandbox.pod) == Some(record) {
             self.enrol_alone(sandbox.clone(), record.origin).await?;
@@ -67,7 +67,7 @@ impl Pods {
             pod: workload.pod.clone(),
             source,
         })?;
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         let id = PodId::of(&sandbox);
         let before = self.record(&sandbox.pod);
         if before.is_none_or(|before| PodId::of(&before.sandbox) != id) {
@@ -79,7 +79,7 @@ impl Pods {
 
     /// Lets go of an enrolled pod that takes no part any more, unless it has changed since.
     pub async fn dismiss(&self, entry: &Enrolled) -> Result<(), PodError> {
-        let _one_at_a_time = self.change.lock().await;
+        let _one_at_a_time = self.changing().await?;
         let sandbox = entry.sandbox.clone();
         let pod = sandbox.pod.clone();
         let is_same = |now: &Enrolled| now.sandbox == sandbox && now.origin == entry.origin;
@@ -151,7 +151,9 @@ impl Pods {
             if self.redirect.whereabouts(&record.sandbox).is_some() {
                 continue;
             }
-            let _one_at_a_time = self.change.lock().await;
+            let Ok(_one_at_a_time) = self.changing().await else {
+                return;
+            };
             let pod = &record.sandbox.pod;
             if self.known().get(pod) == Some(&record) {
                 tracing::info!(%pod, netns = %record.sandbox.netns.display(), "pod is gone: forgetting it");
@@ -169,7 +171,9 @@ impl Pods {
         let Some(netns) = path.filter(|path| *path != former.netns) else {
             return false;
         };
-        let _one_at_a_time = self.change.lock().await;
+        let Ok(_one_at_a_time) = self.changing().await else {
+            return true;
+        };
         if self.record(&former.pod) == Some(entry.record()) {
             let sandbox = PodSandbox {
                 netns,

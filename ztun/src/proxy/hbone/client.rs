@@ -12,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     CLIENT_MAX_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, STREAM_WINDOW,
-    keepalive,
+    keepalive::{self, Pulse},
     transport::{FirstRead, OpenStreams, Spoken, StreamGuard, Transport},
 };
 use crate::{
@@ -33,6 +33,7 @@ const EXPIRY_MARGIN: Duration = Duration::from_mins(1);
 pub struct Connection {
     requests: client::SendRequest<Bytes>,
     streams: OpenStreams,
+    pulse: Pulse,
     address: SocketAddr,
     /// The certificate that it was opened with, less a margin.
     pub expires: OffsetDateTime,
@@ -67,11 +68,13 @@ pub async fn connect(
     let tls = within(limit, Stage::TlsHandshake, address, handshake).await?;
 
     let limit = timeouts.http2_handshake;
-    let (requests, driver) =
-        within(limit, Stage::Http2Handshake, address, http2(tls, address)).await?;
+    let pulse = Pulse::default();
+    let handshake = http2(tls, address, pulse.clone());
+    let (requests, driver) = within(limit, Stage::Http2Handshake, address, handshake).await?;
     let connection = Connection {
         requests,
         streams,
+        pulse,
         address,
         expires: certificate.not_after - EXPIRY_MARGIN,
     };
@@ -88,15 +91,19 @@ impl Connection {
     pub async fn open(&self, request: Request<()>, limit: Duration) -> Result<Tunnel, ProxyError> {
         let guard = self.streams.open();
         let address = self.address;
+        let unsent = |error: h2::Error| tunnel_lost(address, error.to_string(), Retry::Unprocessed);
         let response = async {
-            let mut requests = self.requests.clone().ready().await?;
-            let (response, send) = requests.send_request(request, false)?;
-            Ok((response.await?, send))
+            let mut requests = self.requests.clone().ready().await.map_err(unsent)?;
+            let (response, send) = requests.send_request(request, false).map_err(unsent)?;
+            let response = response.await.map_err(|error| lost(address, &error))?;
+            Ok((response, send))
         };
-        let (response, send) = within(limit, Stage::ConnectResponse, address, async {
-            response.await.map_err(|error| lost(address, &error))
-        })
-        .await?;
+        let (response, send) = tokio::select! {
+            answered = within(limit, Stage::ConnectResponse, address, response) => answered?,
+            reason = self.pulse.lost() => {
+                return Err(tunnel_lost(address, reason, Retry::Unanswered));
+            }
+        };
         match response.status() {
             StatusCode::OK => Ok(Tunnel {
                 send,
@@ -134,6 +141,7 @@ async fn tls(
 async fn http2(
     tls: TlsStream<Transport>,
     address: SocketAddr,
+    pulse: Pulse,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
     let (stream, mut spoken) = FirstRead::new(tls);
     let (requests, mut connection) = client::Builder::new()
@@ -148,10 +156,11 @@ async fn http2(
         .map_err(|error| unspoken(address, &mut spoken, Err(error)))?;
     let ping_pong = connection.ping_pong();
     tokio::select! {
-        ended = &mut connection => return Err(unspoken(address, &mut spoken, ended)),
+        biased;
         first = &mut spoken => if let Ok(Err(error)) = first {
             return Err(ProxyError::unspoken(address, &error));
         },
+        ended = &mut connection => return Err(unspoken(address, &mut spoken, ended)),
     }
     let driver = Box::pin(async move {
         tokio::select! {
@@ -159,7 +168,7 @@ async fn http2(
                 Ok(()) => "closed".to_owned(),
                 Err(error) => error.to_string(),
             },
-            reason = keepalive::silence(ping_pong) => reason,
+            reason = keepalive::silence(ping_pong, &pulse) => reason,
         }
     });
     Ok((requests, driver))
@@ -167,12 +176,20 @@ async fn http2(
 
 /// Why a connection ended before the peer spoke.
 fn unspoken(address: SocketAddr, spoken: &mut Spoken, ended: Result<(), h2::Error>) -> ProxyError {
-    let reason = match (spoken.try_recv(), ended) {
+    let (reason, retry) = match (spoken.try_recv(), ended) {
         (Ok(Err(error)), _) => return ProxyError::unspoken(address, &error),
-        (_, Err(error)) => error.to_string(),
-        (_, Ok(())) => "the peer closed the connection without speaking HTTP/2".into(),
+        (_, Err(error)) => (error.to_string(), Retry::Never),
+        // So does one that is ending; its successor may speak.
+        (_, Ok(())) => (
+            "the peer closed the connection without speaking HTTP/2".into(),
+            Retry::Unanswered,
+        ),
     };
-    ProxyError::Http2 { address, reason }
+    ProxyError::Http2 {
+        address,
+        reason,
+        retry,
+    }
 }
 
 async fn within<T>(
@@ -192,17 +209,25 @@ async fn within<T>(
     }
 }
 
-/// A CONNECT without an answer: worth another connection if it was this one that died.
+/// A CONNECT without an answer.
 fn lost(address: SocketAddr, error: &h2::Error) -> ProxyError {
-    let connection_died =
-        error.is_io() || error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);
+    let reason = error.reason();
+    let unprocessed = reason == Some(Reason::REFUSED_STREAM)
+        || (error.is_go_away() && error.is_remote() && reason == Some(Reason::NO_ERROR));
+    let retry = if unprocessed {
+        Retry::Unprocessed
+    } else if error.is_io() || error.is_go_away() {
+        Retry::Unanswered
+    } else {
+        Retry::Never
+    };
+    tunnel_lost(address, error.to_string(), retry)
+}
+
+fn tunnel_lost(address: SocketAddr, reason: String, retry: Retry) -> ProxyError {
     ProxyError::TunnelLost {
         address,
-        reason: error.to_string(),
-        retry: if connection_died {
-            Retry::Fresh
-        } else {
-            Retry::Never
-        },
+        reason,
+        retry,
     }
 }

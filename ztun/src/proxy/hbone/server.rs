@@ -1,6 +1,6 @@
 //! The server's end: who connects is proven by mutual TLS, what it wants is a CONNECT to this pod.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, ext::Protocol, server};
@@ -14,7 +14,7 @@ use super::{
     client::Tunnel,
     forwarded::Forwarded,
     headers::HboneTarget,
-    keepalive,
+    keepalive::{self, Pulse},
     transport::{OpenStreams, StreamGuard, Transport},
 };
 use crate::{
@@ -30,6 +30,9 @@ use crate::{
         relay::{Meter, relay_tunnel},
     },
 };
+
+/// How long a drain waits for the first request of a connection.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 type Connection = server::Connection<TlsStream<Transport>, Bytes>;
 
@@ -129,13 +132,17 @@ async fn drive(
     peer: &Peer,
     streams: &OpenStreams,
 ) {
-    let silence = keepalive::silence(connection.ping_pong());
+    let pulse = Pulse::default();
+    let silence = keepalive::silence(connection.ping_pong(), &pulse);
     tokio::pin!(silence);
     let mut going_away = false;
+    // A client that has just shaken hands has a request under way.
+    let mut is_used = false;
     loop {
         tokio::select! {
             request = connection.accept() => match request {
                 Some(Ok((request, respond))) => {
+                    is_used = true;
                     let stream = Stream {
                         proxy: Arc::clone(proxy),
                         pod: Arc::clone(pod),
@@ -150,7 +157,7 @@ async fn drive(
                 }
                 None => return,
             },
-            () = proxy.draining.cancelled(), if !going_away => {
+            () = time_to_go(proxy, is_used), if !going_away => {
                 going_away = true;
                 connection.graceful_shutdown();
             }
@@ -160,6 +167,13 @@ async fn drive(
                 return;
             }
         }
+    }
+}
+
+async fn time_to_go(proxy: &Proxy, is_used: bool) {
+    proxy.draining.cancelled().await;
+    if !is_used {
+        tokio::time::sleep(FIRST_REQUEST).await;
     }
 }
 

@@ -63,6 +63,9 @@ pub struct Lease {
     id: ConnectionId,
 }
 
+/// A peer may be replaced more than once while one CONNECT is under way.
+const ATTEMPTS: usize = 5;
+
 /// How often idle connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -77,21 +80,27 @@ impl Pool {
         pool
     }
 
-    /// Opens a tunnel in a pooled connection, or in a new one. A CONNECT that died unanswered with
-    /// its connection is sent once more, in a connection made for it.
+    /// Opens a tunnel in a pooled connection, or in a new one.
+    ///
+    /// A CONNECT that the peer did nothing with goes to another connection; one that may have got
+    /// through and was never answered does so once, and to a connection made for it. No byte of
+    /// the application is sent before the answer.
     pub async fn tunnel(
         self: &Arc<Self>,
         key: &PoolKey,
         sockets: &Arc<dyn PodSockets>,
         request: impl Fn() -> Request<()>,
     ) -> Result<PooledTunnel, ProxyError> {
-        match self.attempt(key, sockets, request()).await {
-            Err(ProxyError::TunnelLost {
-                retry: Retry::Fresh,
-                ..
-            }) => self.attempt(key, sockets, request()).await,
-            outcome => outcome,
+        let mut was_unanswered = false;
+        for _ in 1..ATTEMPTS {
+            let outcome = self.attempt(key, sockets, request()).await;
+            match outcome.as_ref().map_err(ProxyError::retry) {
+                Err(Retry::Unprocessed) => {}
+                Err(Retry::Unanswered) if !was_unanswered => was_unanswered = true,
+                _ => return outcome,
+            }
         }
+        self.attempt(key, sockets, request()).await
     }
 
     /// Forgets a pod's connections: they take no more tunnels, and those that they have go on.
@@ -110,14 +119,11 @@ impl Pool {
         match connection.open(request, limit).await {
             Ok(tunnel) => Ok(PooledTunnel { tunnel, lease }),
             Err(error) => {
-                if matches!(
-                    error,
-                    ProxyError::TunnelLost {
-                        retry: Retry::Fresh,
-                        ..
-                    }
-                ) {
-                    self.slots().remove(key, lease.id);
+                match error.retry() {
+                    Retry::Unprocessed => drop(self.slots().remove(key, lease.id)),
+                    // Where one connection is dead, so are the others to the same peer.
+                    Retry::Unanswered => self.slots().remove_keys(|other| other == key),
+                    Retry::Never => {}
                 }
                 Err(error)
             }

@@ -1,12 +1,14 @@
 //! Connections to peers are shared, and replaced when they die.
 
+use std::{io::ErrorKind, time::Duration};
+
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::Response;
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::lab::{Lab, listener, round_trip};
+use super::lab::{Lab, listener, rest, round_trip};
 
 #[tokio::test]
 async fn connections_of_one_pod_to_another_share_one_tunnel_connection() {
@@ -66,6 +68,112 @@ async fn a_connect_that_dies_unanswered_with_its_connection_is_sent_again_in_a_f
     let mut second = lab.dial().await;
     round_trip(&mut second).await;
     assert_eq!(lab.client.dialled(), 2);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_connect_is_sent_again_once_and_no_more_when_it_is_never_answered() {
+    let lab = Lab::without_server();
+    let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
+    let certificate = lab.server.certificate().await;
+    let serving = tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(certificate.server.clone());
+        loop {
+            let (stream, _) = peer.accept().await.unwrap();
+            let tls = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let _request = connection.accept().await.unwrap().unwrap();
+        }
+    });
+    let mut stream = lab.dial().await;
+    assert_eq!(rest(&mut stream).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(lab.client.dialled(), 2);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_connect_that_the_peer_did_nothing_with_is_sent_until_it_is_taken() {
+    let lab = Lab::without_server();
+    let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
+    let certificate = lab.server.certificate().await;
+    let serving = tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(certificate.server.clone());
+        for number in 0..4 {
+            let (stream, _) = peer.accept().await.unwrap();
+            let tls = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            tokio::spawn(async move {
+                while let Some(request) = connection.accept().await {
+                    let (request, mut respond) = request.unwrap();
+                    if number < 3 {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        tokio::spawn(echo(request.into_body(), respond));
+                    }
+                }
+            });
+        }
+    });
+    let mut stream = lab.dial().await;
+    round_trip(&mut stream).await;
+    assert_eq!(lab.client.dialled(), 4);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_peer_that_goes_away_keeps_its_tunnels_and_gets_no_new_ones() {
+    let lab = Lab::without_server();
+    let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
+    let certificate = lab.server.certificate().await;
+    let serving = tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(certificate.server.clone());
+        loop {
+            let (stream, _) = peer.accept().await.unwrap();
+            let tls = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            tokio::spawn(async move {
+                while let Some(request) = connection.accept().await {
+                    let (request, respond) = request.unwrap();
+                    tokio::spawn(echo(request.into_body(), respond));
+                    connection.graceful_shutdown();
+                }
+            });
+        }
+    });
+    let mut streams = Vec::new();
+    for count in 1..=3 {
+        let mut stream = lab.dial().await;
+        round_trip(&mut stream).await;
+        assert_eq!(lab.client.dialled(), count);
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        round_trip(stream).await;
+    }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_after_its_answer_is_never_opened_again() {
+    let lab = Lab::without_server();
+    let peer = TcpListener::from_std(listener(lab.addresses.hbone)).unwrap();
+    let certificate = lab.server.certificate().await;
+    let serving = tokio::spawn(async move {
+        let acceptor = TlsAcceptor::from(certificate.server.clone());
+        loop {
+            let (stream, _) = peer.accept().await.unwrap();
+            let tls = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let _send = respond.send_response(Response::new(()), false).unwrap();
+            // Sends what is to be sent; no further request comes.
+            let _ = timeout(Duration::from_millis(100), connection.accept()).await;
+        }
+    });
+    let mut stream = lab.dial().await;
+    stream.write_all(b"data").await.unwrap();
+    assert_eq!(rest(&mut stream).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(lab.client.dialled(), 1);
     serving.abort();
 }
 
