@@ -42,7 +42,7 @@ fn nodes_get_certificates_for_their_own_pods_from_replicas_of_one_ca() -> Result
         let capture = mesh.capture()?;
         let mut stream = client.connect(server.at(Family::V4, PORT)).await?;
         app::exchange(&mut stream, "hello").await?;
-        let peers: Vec<_> = echo.peers().iter().map(|peer| peer.ip()).collect();
+        let peers: Vec<_> = echo.peers().iter().map(std::net::SocketAddr::ip).collect();
         assert_eq!(peers, [stream.local_addr()?.ip()]);
         assert_eq!(capture.finish()?.packets_of_port(PORT), 0);
         assert_eq!(signed(&place, "a")?, ["client"].map(of_shop).into());
