@@ -2,14 +2,15 @@
 //!
 //! The directory holds `root-key.pem` (PKCS #8) and `root-cert.pem`. Both are made at the first
 //! start, or brought along: any ECDSA P-256 root will do, and further roots in `root-cert.pem`
-//! are trusted, too.
+//! are trusted, too. Both are read again when they have changed, so that a root can be exchanged.
 
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -31,8 +32,19 @@ pub const ROOT_CERTIFICATE: &str = "root-cert.pem";
 #[derive(Debug)]
 pub struct EmbeddedCa {
     directory: PathBuf,
-    root: Root,
+    trust_domain: TrustDomain,
+    current: Mutex<Current>,
 }
+
+/// The root in force, and the files that it was read from, or that could not be read since.
+#[derive(Debug)]
+struct Current {
+    root: Arc<Root>,
+    stamps: [Option<Stamp>; 2],
+}
+
+/// What changes when a file does.
+type Stamp = (u64, u64, i64, i64);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedCaError {
@@ -75,18 +87,15 @@ impl EmbeddedCa {
         if !certificate_exists {
             create_certificate(&certificate, &key, &trust_domain)?;
         }
-        let bundle = fs::read_to_string(&certificate).map_err(|source| EmbeddedCaError::Read {
-            path: certificate.clone(),
-            source,
-        })?;
-        let root =
-            Root::new(key, bundle, trust_domain).map_err(|error| EmbeddedCaError::Certificate {
-                path: certificate,
-                reason: error.to_string(),
-            })?;
+        let stamps = stamps(directory);
+        let root = root_of(key, &certificate, &trust_domain)?;
         Ok(Self {
             directory: directory.to_owned(),
-            root,
+            trust_domain,
+            current: Mutex::new(Current {
+                root: Arc::new(root),
+                stamps,
+            }),
         })
     }
 
@@ -97,7 +106,39 @@ impl EmbeddedCa {
         csr: &CertificateSigningRequestDer<'_>,
         lifetime: Duration,
     ) -> Result<IssuedChain, CaError> {
-        self.root.sign(identity, csr, lifetime, SystemClock.now())
+        let root = self.root();
+        root.sign(identity, csr, lifetime, SystemClock.now())
+    }
+
+    /// The root as the files have it now. Files that are wrong are told once, and the last good
+    /// root stays in force.
+    fn root(&self) -> Arc<Root> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = stamps(&self.directory);
+        if stamps == current.stamps {
+            return Arc::clone(&current.root);
+        }
+        match self.read_again() {
+            Ok(root) => {
+                tracing::info!(directory = %self.directory.display(), "the CA's root was read again");
+                current.root = Arc::new(root);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the CA's root can't be read again: the last good one stays in force");
+            }
+        }
+        current.stamps = stamps;
+        Arc::clone(&current.root)
+    }
+
+    /// Makes nothing: what is missing now was there before.
+    fn read_again(&self) -> Result<Root, EmbeddedCaError> {
+        let certificate = self.directory.join(ROOT_CERTIFICATE);
+        let key = read_key(&self.directory.join(ROOT_KEY))?;
+        let key = key.ok_or_else(|| EmbeddedCaError::KeyMissing {
+            certificate: certificate.clone(),
+        })?;
+        root_of(key, &certificate, &self.trust_domain)
     }
 }
 
@@ -114,6 +155,30 @@ impl fmt::Display for EmbeddedCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the embedded CA in {}", self.directory.display())
     }
+}
+
+fn root_of(
+    key: KeyPair,
+    certificate: &Path,
+    trust_domain: &TrustDomain,
+) -> Result<Root, EmbeddedCaError> {
+    let bundle = fs::read_to_string(certificate).map_err(|source| EmbeddedCaError::Read {
+        path: certificate.to_owned(),
+        source,
+    })?;
+    Root::new(key, bundle, trust_domain.clone()).map_err(|error| EmbeddedCaError::Certificate {
+        path: certificate.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Of the key and the certificate.
+fn stamps(directory: &Path) -> [Option<Stamp>; 2] {
+    [ROOT_KEY, ROOT_CERTIFICATE].map(|file| {
+        let metadata = fs::metadata(directory.join(file)).ok()?;
+        let (inode, size) = (metadata.ino(), metadata.size());
+        Some((inode, size, metadata.ctime(), metadata.ctime_nsec()))
+    })
 }
 
 fn ensure_directory(directory: &Path) -> Result<(), EmbeddedCaError> {

@@ -97,13 +97,16 @@ impl Keeper {
                 ca: ca.to_string(),
                 waited: settings.request_timeout,
             })??;
-        WorkloadCertificate::new(
-            self.identity.clone(),
-            &key,
-            issued,
-            Arc::clone(&settings.trust_domains),
-            clock.now(),
-        )
+        let trust = Arc::clone(&settings.trust);
+        let certificate =
+            WorkloadCertificate::new(self.identity.clone(), &key, issued, trust, clock.now())?;
+        // Before it is in force: its peers will have certificates of the same roots.
+        let learnt = settings.trust.answered(&self.identity, &certificate.roots);
+        learnt.map_err(|error| CaError::Unusable {
+            identity: self.identity.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(certificate)
     }
 
     fn put_in_force(&self, certificate: WorkloadCertificate) -> OffsetDateTime {

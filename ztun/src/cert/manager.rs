@@ -15,9 +15,10 @@ use tokio::{
 };
 
 use super::{
-    CertificateAuthority, WorkloadCertificate,
+    CertificateAuthority, Trust, WorkloadCertificate,
     clock::{Clock, rfc3339},
     keeper::{Keeper, Shared, State},
+    trust::OwnDomains,
 };
 use crate::mesh::{Identity, TrustDomain};
 
@@ -25,8 +26,9 @@ const REQUESTS_IN_FLIGHT: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct CertificateSettings {
-    /// Clients of these are let in; which of their identities may enter is policy's business.
-    pub trust_domains: Arc<[TrustDomain]>,
+    /// Whose peers are let in, which the CA's answers add to; which of their identities may enter
+    /// is policy's business.
+    pub trust: Arc<Trust>,
     /// Asked of the CA.
     pub lifetime: Duration,
     /// How long [`CertificateManager::certificate`] waits.
@@ -91,10 +93,11 @@ struct Kept {
 }
 
 impl CertificateSettings {
-    /// A day's lifetime, as the peer's; ten seconds for a request and for whoever waits for one.
-    pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
+    /// Trusts the CA's roots for `trust_domain`. A day's lifetime, as the peer's; ten seconds for a
+    /// request and for whoever waits for one.
+    pub fn new(trust_domain: TrustDomain) -> Self {
         Self {
-            trust_domains: trust_domains.into(),
+            trust: Trust::new(OwnDomains::new(trust_domain, &[])),
             lifetime: Duration::from_hours(24),
             wait: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
@@ -172,9 +175,28 @@ impl CertificateManager {
         kept.holders -= 1;
         if kept.holders == 0 {
             all.remove(identity);
+            self.shared.settings.trust.forget(identity);
         }
         drop(all);
         self.shared.changes.send_replace(());
+    }
+
+    /// Whether `serial` is of the newest certificate of `identity`.
+    pub fn is_newest(&self, identity: &Identity, serial: &str) -> bool {
+        let kept = self.kept();
+        let Some(kept) = kept.get(identity) else {
+            return false;
+        };
+        let state = kept.state.borrow();
+        state
+            .certificate
+            .as_ref()
+            .is_some_and(|newest| newest.serial == serial)
+    }
+
+    /// Whom this node believes.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.shared.settings.trust
     }
 
     /// Every kept identity, in order.

@@ -1,5 +1,6 @@
 //! What a certificate says, read with a parser of its own (webpki knows no URI names).
 
+use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -12,6 +13,7 @@ pub(super) struct Facts {
     /// Lower-case hexadecimal, without separators.
     pub serial: String,
     pub issuer: String,
+    pub subject: String,
     pub not_before: OffsetDateTime,
     pub not_after: OffsetDateTime,
     /// The bits of the subject public key.
@@ -25,6 +27,7 @@ impl Facts {
         Ok(Self {
             serial: format!("{:x}", parsed.serial),
             issuer: parsed.issuer().to_string(),
+            subject: parsed.subject().to_string(),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
             public_key: parsed.public_key().subject_public_key.data.to_vec(),
@@ -51,6 +54,17 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, Pee
             presented: listed(uris.iter().map(ToString::to_string)),
         }),
     }
+}
+
+/// Of the parts joined together.
+pub(super) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(context.finish().as_ref());
+    sum
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {

@@ -32,7 +32,12 @@ use self::{
     records::Records, server::Api, server::ApiServer, status::StatusReporter,
 };
 use crate::{
-    cert::{CertificateManager, CertificateSettings, clock::SystemClock, embedded::EmbeddedCa},
+    cert::{
+        CertificateManager, CertificateSettings, Trust, TrustSettings,
+        clock::SystemClock,
+        embedded::{self, EmbeddedCa},
+        trust::OwnDomains,
+    },
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics},
@@ -84,12 +89,16 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
 
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
+    let domains = OwnDomains::new(config.trust_domain.clone(), &config.trust_domain_aliases);
+    let trust = Trust::new(domains);
+    let _trust_follower = trust.follow(trust_settings(&config))?;
     let certificates = Arc::new(CertificateManager::new(
         Arc::new(ca),
         CertificateSettings {
+            trust: trust.clone(),
             lifetime: config.certificate_lifetime,
             wait: config.timeouts.certificate,
-            ..CertificateSettings::new([config.trust_domain.clone()])
+            ..CertificateSettings::new(config.trust_domain.clone())
         },
         Arc::new(SystemClock),
     ));
@@ -112,7 +121,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     )?);
     let pods = Arc::new(Pods::new(redirect, records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone(), source.clone());
+    telemetry::register(&mut registry, pods.clone(), source.clone(), trust.clone());
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
@@ -139,6 +148,7 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
         proxy: proxy.clone(),
         mesh,
         certificates,
+        trust,
         source,
         readiness: readiness.clone(),
         kubelet,
@@ -241,6 +251,13 @@ fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
                 Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             }
         })
+    }
+}
+
+fn trust_settings(config: &Config) -> TrustSettings {
+    TrustSettings {
+        ca_roots: Some(config.ca_directory.join(embedded::ROOT_CERTIFICATE)),
+        ..config.trust.clone()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     readiness::Readiness,
 };
 use crate::{
-    cert::{CertificateManager, CertificateStatus},
+    cert::{CertificateManager, CertificateStatus, Trust, trust::TrustStatus},
     mesh::{Identity, Mesh, PodName, WorkloadUid},
     observe::ConnectionStatus,
     proxy::Proxy,
@@ -32,6 +32,8 @@ pub struct NodeStatus {
     pub kubelet: KubeletStatus,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
+    #[serde(default)]
+    pub trust: TrustStatus,
     pub connections: Vec<ConnectionStatus>,
 }
 
@@ -70,6 +72,7 @@ pub struct StatusReporter {
     pub proxy: Arc<Proxy>,
     pub mesh: Arc<Mesh>,
     pub certificates: Arc<CertificateManager>,
+    pub trust: Arc<Trust>,
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
     pub kubelet: Arc<KubeletProbes>,
@@ -90,6 +93,7 @@ impl StatusReporter {
             kubelet: self.kubelet.status(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
+            trust: self.trust.status(),
             connections: self.proxy.connections(),
         }
     }

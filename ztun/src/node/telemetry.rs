@@ -10,17 +10,27 @@ use prometheus_client::{
 };
 
 use super::pods::Pods;
-use crate::source::FileSource;
+use crate::{cert::Trust, source::FileSource};
 
-/// Registers the metrics of the node's pods and of its source.
-pub fn register(registry: &mut Registry, pods: Arc<Pods>, source: Arc<FileSource>) {
-    registry.register_collector(Box::new(NodeCollector { pods, source }));
+/// Registers the metrics of the node's pods, of its source and of whom it trusts.
+pub fn register(
+    registry: &mut Registry,
+    pods: Arc<Pods>,
+    source: Arc<FileSource>,
+    trust: Arc<Trust>,
+) {
+    registry.register_collector(Box::new(NodeCollector {
+        pods,
+        source,
+        trust,
+    }));
 }
 
 #[derive(Debug)]
 struct NodeCollector {
     pods: Arc<Pods>,
     source: Arc<FileSource>,
+    trust: Arc<Trust>,
 }
 
 /// A pod's series end with its enrolment, and begin at 0 when it is captured anew.
@@ -48,6 +58,21 @@ impl Collector for NodeCollector {
             None,
             MetricType::Gauge,
         )?)?;
+        let trust = ConstGauge::new(i64::try_from(self.trust.problems()).unwrap_or(i64::MAX));
+        trust.encode(encoder.encode_descriptor(
+            "ztun_trust_problems",
+            "Files of roots, bundles and revocation lists that can't be taken as they are now; ztun status lists them",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        if let Some(at) = self.trust.oldest_crl() {
+            ConstGauge::new(at.unix_timestamp()).encode(encoder.encode_descriptor(
+                "ztun_crl_this_update_seconds",
+                "When the oldest revocation list in force was made, in seconds since 1970",
+                None,
+                MetricType::Gauge,
+            )?)?;
+        }
         let mut verdicts = encoder.encode_descriptor(
             "ztun_kernel_verdicts",
             "Verdicts of the kernel programs, by pod",

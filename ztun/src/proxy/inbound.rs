@@ -13,6 +13,7 @@ use super::{
     socket,
 };
 use crate::{
+    cert::trust::Peer,
     mesh::{Connection, Decision, Workload},
     observe::{Direction, Flow, OpenConnection, Party, Security},
 };
@@ -26,6 +27,8 @@ pub struct Entry {
     pub address: SocketAddr,
     pub security: Security,
     pub hbone_address: Option<SocketAddr>,
+    /// Who carries it, if it came in a tunnel.
+    pub peer: Option<Arc<Peer>>,
 }
 
 pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accepted) {
@@ -36,6 +39,7 @@ pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accep
         address: accepted.dialled,
         security: Security::Plaintext,
         hbone_address: None,
+        peer: None,
     };
     let (connection, admitted) = admit(proxy, pod, entry).await;
     let outcome = match admitted {
@@ -72,7 +76,14 @@ pub async fn admit(
         service: None,
         security: entry.security,
     });
+    if let Some(peer) = &entry.peer {
+        connection.carried_by(Arc::clone(peer));
+    }
     let admitted = async {
+        // Asked after it is listed, like policy below: a change in between finds it there.
+        if let Some(peer) = &entry.peer {
+            proxy.certificates.trust().judge(peer)?;
+        }
         let (snapshot, workload) = known?;
         let judged = judged(&connection, &workload);
         let findings: Vec<_> = snapshot.policies().audit(&judged).collect();

@@ -169,6 +169,7 @@ async fn same_node(
         address: flow.destination.address,
         security: Security::SameNode,
         hbone_address: None,
+        peer: None,
     };
     let (entered, admitted) = inbound::admit(proxy, peer, entry).await;
     let outcome = match admitted {
@@ -210,7 +211,14 @@ async fn hbone(
             &mut rand::rng(),
         )
     };
-    let PooledTunnel { tunnel, lease } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    let PooledTunnel {
+        tunnel,
+        lease,
+        peer,
+    } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    connection.carried_by(Arc::clone(&peer));
+    // Asked once it can be found: trust may have changed while the tunnel was set up.
+    proxy.certificates.trust().judge(&peer)?;
     let meter = Meter::new([Arc::clone(connection)]);
     let outcome = relay_tunnel(application, Side::Downstream, tunnel, &meter).await;
     drop(lease);

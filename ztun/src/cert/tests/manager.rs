@@ -25,7 +25,7 @@ fn given(mood: Mood) -> Given {
     let settings = CertificateSettings {
         lifetime: LIFETIME,
         wait: WAIT,
-        ..CertificateSettings::new([trust_domain()])
+        ..CertificateSettings::new(trust_domain())
     };
     let manager = CertificateManager::new(Arc::clone(&ca) as _, settings, Arc::clone(&clock) as _);
     manager.retain(&identity("a"));

@@ -7,6 +7,7 @@ mod handshake;
 mod issuing;
 mod manager;
 mod negotiation;
+mod trust;
 
 use std::{
     fmt,
@@ -23,7 +24,6 @@ use rcgen::{
     ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData, SanType,
 };
 use rustls::{
-    RootCertStore,
     crypto::aws_lc_rs::sign::any_ecdsa_type,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
     sign::CertifiedKey,
@@ -32,10 +32,11 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    CaError, CertificateAuthority, CertificateRequest, IssuedChain, WorkloadCertificate,
+    CaError, CertificateAuthority, CertificateRequest, IssuedChain, Trust, WorkloadCertificate,
     clock::Clock,
     key::WorkloadKey,
     root::{self, Root},
+    trust::OwnDomains,
 };
 use crate::mesh::{Identity, TrustDomain};
 
@@ -85,12 +86,15 @@ impl TestRoot {
         Root::new(self.key_copy(), self.pem.clone(), trust_domain()).unwrap()
     }
 
-    fn store(&self) -> Arc<RootCertStore> {
-        let mut store = RootCertStore::empty();
-        store
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
-            .unwrap();
-        Arc::new(store)
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()
+    }
+
+    /// Of a node whose CA this is.
+    fn trust(&self) -> Arc<Trust> {
+        let trust = Trust::new(OwnDomains::new(trust_domain(), &[]));
+        trust.answered(&identity("this"), &[self.der()]).unwrap();
+        trust
     }
 
     fn certificate(&self, identity: &Identity) -> WorkloadCertificate {
@@ -98,8 +102,7 @@ impl TestRoot {
         let csr = key.request(identity).unwrap();
         let now = OffsetDateTime::now_utc();
         let issued = self.root().sign(identity, csr.der(), DAY, now).unwrap();
-        WorkloadCertificate::new(identity.clone(), &key, issued, [trust_domain()].into(), now)
-            .unwrap()
+        WorkloadCertificate::new(identity.clone(), &key, issued, self.trust(), now).unwrap()
     }
 
     /// A leaf in good order but for what `change` makes of it, with its key.

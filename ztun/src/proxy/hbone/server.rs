@@ -16,8 +16,10 @@ use super::{
     transport::{OpenStreams, StreamGuard, Transport},
 };
 use crate::{
-    cert::{describe_tls_error, peer_identity, require_h2},
-    mesh::Identity,
+    cert::{
+        describe_tls_error, require_h2, tls,
+        trust::{Peer, Purpose},
+    },
     observe::{Party, Security, metrics::Refusal},
     proxy::{
         Proxy,
@@ -33,8 +35,8 @@ type Connection = server::Connection<TlsStream<Transport>, Bytes>;
 
 /// Who is at the other end of a connection whose handshakes are done.
 #[derive(Clone, Debug)]
-struct Peer {
-    identity: Identity,
+struct Client {
+    proven: Arc<Peer>,
     address: SocketAddr,
     /// The pod's address that it dialled.
     dialled: SocketAddr,
@@ -72,7 +74,7 @@ async fn handshake(
     proxy: &Proxy,
     pod: &LocalPod,
     accepted: Accepted,
-) -> Result<(Connection, Peer, OpenStreams), Refused> {
+) -> Result<(Connection, Client, OpenStreams), Refused> {
     let no_certificate =
         |error: ProxyError| Refused::new(Refusal::NoCertificate, error.to_string());
     let (_, workload) = proxy.workload_of(pod).await.map_err(no_certificate)?;
@@ -89,12 +91,22 @@ async fn handshake(
         )
     };
 
-    let tls_failed = |error| Refused::new(Refusal::Tls, describe_tls_error(&error));
+    let tls_failed = |error| {
+        let revoked = tls::is_revoked(&error);
+        let reason = if revoked {
+            Refusal::CertificateRevoked
+        } else {
+            Refusal::Tls
+        };
+        Refused::new(reason, describe_tls_error(&error))
+    };
     let accepting = TlsAcceptor::from(Arc::clone(&certificate.server)).accept(transport);
     let tls = tokio::time::timeout(limits.tls_handshake, accepting).await;
     let tls = tls.map_err(late)?.map_err(tls_failed)?;
     require_h2(tls.get_ref().1).map_err(tls_failed)?;
-    let identity = peer_identity(tls.get_ref().1)
+    let trust = proxy.certificates.trust();
+    let proven = trust
+        .peer(tls.get_ref().1, Purpose::Client)
         .map_err(|error| Refused::new(Refusal::Tls, error.to_string()))?;
 
     let mut builder = server::Builder::new();
@@ -109,8 +121,8 @@ async fn handshake(
     let connection = http2
         .map_err(late)?
         .map_err(|error| Refused::new(Refusal::Http2, error.to_string()))?;
-    let peer = Peer {
-        identity,
+    let peer = Client {
+        proven,
         address: accepted.client,
         dialled: accepted.dialled,
     };
@@ -122,9 +134,13 @@ async fn drive(
     proxy: &Arc<Proxy>,
     pod: &Arc<LocalPod>,
     mut connection: Connection,
-    peer: &Peer,
+    peer: &Client,
     streams: &OpenStreams,
 ) {
+    let trust = proxy.certificates.trust();
+    let mut changes = trust.changes();
+    // What changed during the handshake is asked about, too.
+    changes.mark_changed();
     let silence = keepalive::silence(connection.ping_pong());
     tokio::pin!(silence);
     let mut going_away = false;
@@ -151,6 +167,14 @@ async fn drive(
                 connection.graceful_shutdown();
             }
             () = pod.gone.cancelled() => return,
+            Ok(()) = changes.changed(), if !going_away => {
+                if let Err(error) = trust.judge(&peer.proven) {
+                    // Its tunnels are ended one by one, each with the reason; new ones are refused.
+                    tracing::info!(client = %peer.address, %error, "inbound tunnel connection ends");
+                    going_away = true;
+                    connection.graceful_shutdown();
+                }
+            }
             reason = &mut silence => {
                 tracing::debug!(client = %peer.address, %reason, "inbound tunnel connection dead");
                 return;
@@ -163,7 +187,7 @@ async fn drive(
 struct Stream {
     proxy: Arc<Proxy>,
     pod: Arc<LocalPod>,
-    peer: Peer,
+    peer: Client,
     guard: StreamGuard,
 }
 
@@ -177,7 +201,7 @@ impl Stream {
                     _ => Refusal::BadRequest,
                 };
                 let client = self.peer.address;
-                let detail = format!("tunnel of {}: {detail}", self.peer.identity);
+                let detail = format!("tunnel of {}: {detail}", self.peer.proven.identity);
                 self.proxy.refused(&self.pod, client, reason, &detail);
                 answer(&mut respond, status);
                 return;
@@ -198,6 +222,7 @@ impl Stream {
             address: target,
             security: Security::MutualTls,
             hbone_address: Some(peer.dialled),
+            peer: Some(Arc::clone(&peer.proven)),
         };
         let (connection, admitted) = inbound::admit(&proxy, &pod, entry).await;
         let outcome = match admitted {
@@ -247,21 +272,23 @@ impl Stream {
 }
 
 /// The workload at the client's address is named only if it has the identity that was proven.
-fn source(proxy: &Proxy, peer: &Peer) -> Party {
+fn source(proxy: &Proxy, peer: &Client) -> Party {
     let snapshot = proxy.mesh.snapshot();
+    let domains = proxy.certificates.trust().domains();
+    let proven = &peer.proven.identity;
     let workload = snapshot
         .workload_by_address(peer.address.ip())
-        .filter(|workload| workload.identity == peer.identity);
+        .filter(|workload| domains.same(&workload.identity, proven));
     Party {
         address: peer.address,
         workload: workload.cloned(),
-        identity: Some(peer.identity.clone()),
+        identity: Some(proven.clone()),
     }
 }
 
 fn refusal_status(error: &ProxyError) -> StatusCode {
     match error {
-        ProxyError::Denied(_) => StatusCode::UNAUTHORIZED,
+        ProxyError::Denied(_) | ProxyError::Distrusted(_) => StatusCode::UNAUTHORIZED,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -17,6 +17,8 @@ use crate::mesh::{Policies, ServiceKey, Snapshot, TrustDomain, WorkloadUid};
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
     pub trust_domain: TrustDomain,
+    /// Its other names, which policies may use in its place.
+    pub trust_domain_aliases: Arc<[TrustDomain]>,
     pub cluster_id: Arc<str>,
     /// The end of services' names, such as `cluster.local`.
     pub cluster_domain: Arc<str>,
@@ -69,6 +71,19 @@ impl ObjectProblem {
 }
 
 impl TranslateSettings {
+    /// All names of the mesh's trust domain, or none if there is only one.
+    fn trust_domains(&self) -> Arc<[TrustDomain]> {
+        let aliases = self.trust_domain_aliases.iter();
+        match self.trust_domain_aliases.is_empty() {
+            true => Arc::default(),
+            false => [&self.trust_domain]
+                .into_iter()
+                .chain(aliases)
+                .cloned()
+                .collect(),
+        }
+    }
+
     pub fn read_context(&self) -> ReadContext<'_> {
         ReadContext {
             trust_domain: &self.trust_domain,
@@ -80,7 +95,9 @@ impl TranslateSettings {
 impl Translator {
     pub fn new(settings: TranslateSettings) -> Self {
         let mut snapshot = Snapshot::default();
-        snapshot.set_policies(Policies::new(&settings.root_namespace));
+        snapshot.set_policies(
+            Policies::new(&settings.root_namespace).with_trust_domains(settings.trust_domains()),
+        );
         Self {
             settings,
             objects: BTreeMap::new(),
