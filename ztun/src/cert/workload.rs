@@ -10,7 +10,7 @@ use super::{
     clock::unix_time,
     key::WorkloadKey,
     tls,
-    trust::{OwnDomains, Purpose, RootError},
+    trust::{Purpose, TrustBundle},
     verifier::ServerIdentityVerifier,
     x509::Facts,
 };
@@ -115,9 +115,8 @@ fn verify(
     issued: &IssuedChain,
     now: OffsetDateTime,
 ) -> Result<(), rustls::Error> {
-    let answer = Trust::new(OwnDomains::new(identity.trust_domain().clone(), &[]));
-    let unusable = |error: RootError| rustls::Error::General(error.to_string());
-    answer.answered(identity, &issued.roots).map_err(unusable)?;
+    let answer = TrustBundle::of_answer(identity.trust_domain(), &issued.roots)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
     for purpose in [Purpose::Server, Purpose::Client] {
         let IssuedChain {
             leaf,
@@ -125,9 +124,7 @@ fn verify(
             ..
         } = issued;
         let now = unix_time(now);
-        let verified = answer
-            .bundle()
-            .verify_anew(leaf, intermediates, purpose, now)?;
+        let verified = answer.verify_anew(leaf, intermediates, purpose, now)?;
         if verified.identity != *identity {
             return Err(PeerError::Unexpected {
                 presented: verified.identity,

@@ -12,7 +12,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use super::{
     OwnDomains,
     crl::Crl,
-    root::{Fingerprint, Origin, Root},
+    root::{Fingerprint, Origin, Root, RootError},
     verdicts::{ChainKey, Verdicts},
 };
 use crate::{
@@ -67,6 +67,19 @@ impl TrustBundle {
             contents,
             verdicts: Verdicts::default(),
         }
+    }
+
+    /// Of the roots in a CA's answer alone.
+    pub(in crate::cert) fn of_answer(
+        domain: &TrustDomain,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, RootError> {
+        let mut contents = Contents::default();
+        for root in roots {
+            contents.add(domain, &Arc::new(Root::read(root)?), Origin::Ca);
+        }
+        let domains = OwnDomains::new(domain.clone(), &[]);
+        Ok(Self::new(0, domains, contents))
     }
 
     pub fn version(&self) -> u64 {

@@ -146,7 +146,10 @@ async fn http2(
     address: SocketAddr,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
     let failed = |error: h2::Error| ProxyError::http2(address, &error);
-    let (stream, spoken) = FirstRead::new(tls);
+    let refused = |error: rustls::Error| {
+        ProxyError::tls(address, &io::Error::new(io::ErrorKind::InvalidData, error))
+    };
+    let (stream, mut spoken) = FirstRead::new(tls);
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -160,13 +163,20 @@ async fn http2(
     let ping_pong = connection.ping_pong();
     tokio::select! {
         ended = &mut connection => {
+            if let Ok(Err(error)) = spoken.try_recv() {
+                return Err(refused(error));
+            }
             ended.map_err(failed)?;
             return Err(ProxyError::Http2 {
                 address,
                 reason: "the peer closed the connection without speaking HTTP/2".into(),
             });
         }
-        _ = spoken => {}
+        first = &mut spoken => {
+            if let Ok(Err(error)) = first {
+                return Err(refused(error));
+            }
+        }
     }
     let driver = Box::pin(async move {
         tokio::select! {

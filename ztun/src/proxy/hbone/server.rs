@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cert::{
-        describe_tls_error, require_h2, tls,
+        WorkloadCertificate, describe_tls_error, require_h2, tls,
         trust::{Peer, Purpose},
     },
     observe::{Party, Security, metrics::Refusal},
@@ -37,6 +37,8 @@ type Connection = server::Connection<TlsStream<Transport>, Bytes>;
 #[derive(Clone, Debug)]
 struct Client {
     proven: Arc<Peer>,
+    /// What it was shown.
+    shown: Arc<WorkloadCertificate>,
     address: SocketAddr,
     /// The pod's address that it dialled.
     dialled: SocketAddr,
@@ -123,6 +125,7 @@ async fn handshake(
         .map_err(|error| Refused::new(Refusal::Http2, error.to_string()))?;
     let peer = Client {
         proven,
+        shown: certificate,
         address: accepted.client,
         dialled: accepted.dialled,
     };
@@ -139,8 +142,10 @@ async fn drive(
 ) {
     let trust = proxy.certificates.trust();
     let mut changes = trust.changes();
+    let mut issued = proxy.certificates.changes();
     // What changed during the handshake is asked about, too.
     changes.mark_changed();
+    issued.mark_changed();
     let silence = keepalive::silence(connection.ping_pong());
     tokio::pin!(silence);
     let mut going_away = false;
@@ -170,7 +175,15 @@ async fn drive(
             Ok(()) = changes.changed(), if !going_away => {
                 if let Err(error) = trust.judge(&peer.proven) {
                     // Its tunnels are ended one by one, each with the reason; new ones are refused.
-                    tracing::info!(client = %peer.address, %error, "inbound tunnel connection ends");
+                    tracing::debug!(client = %peer.address, %error, "inbound tunnel connection ends");
+                    going_away = true;
+                    connection.graceful_shutdown();
+                }
+            }
+            Ok(()) = issued.changed(), if !going_away => {
+                // New tunnels are to be proven by what is newest: the root of this one may go.
+                let WorkloadCertificate { identity, serial, .. } = &*peer.shown;
+                if !proxy.certificates.is_newest(identity, serial) {
                     going_away = true;
                     connection.graceful_shutdown();
                 }

@@ -16,7 +16,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::proxy::socket;
+use crate::{cert::tls::tls_error, proxy::socket};
 
 /// Streams of one connection that are not finished.
 #[derive(Clone, Debug, Default)]
@@ -32,12 +32,15 @@ pub struct Transport {
     streams: OpenStreams,
 }
 
-/// Says when the first bytes came: with HTTP/2 these are the peer's SETTINGS.
+/// Says when the first bytes came: with HTTP/2 these are the peer's SETTINGS. Or which TLS error came
+/// instead, of which HTTP/2 would keep the text alone.
 #[derive(Debug)]
 pub struct FirstRead<S> {
     inner: S,
-    seen: Option<oneshot::Sender<()>>,
+    seen: Option<oneshot::Sender<Seen>>,
 }
+
+pub type Seen = Result<(), rustls::Error>;
 
 impl OpenStreams {
     pub fn open(&self) -> StreamGuard {
@@ -73,7 +76,7 @@ impl Drop for Transport {
 }
 
 impl<S> FirstRead<S> {
-    pub fn new(inner: S) -> (Self, oneshot::Receiver<()>) {
+    pub fn new(inner: S) -> (Self, oneshot::Receiver<Seen>) {
         let (sender, seen) = oneshot::channel();
         let seen_by = Some(sender);
         (
@@ -133,14 +136,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        let first = match &read {
+            Ok(()) => (buf.filled().len() > before).then_some(Ok(())),
+            Err(error) => tls_error(error).map(|error| Err(error.clone())),
+        };
+        if let Some(first) = first
             && let Some(seen) = self.seen.take()
         {
             // Nobody waits any more when the set-up was given up.
-            let _ = seen.send(());
+            let _ = seen.send(first);
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(read)
     }
 }
 
