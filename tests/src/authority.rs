@@ -101,7 +101,11 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
 fn number(hexadecimal: &str) -> Result<Vec<u8>> {
     let padded = format!(
         "{}{hexadecimal}",
-        if hexadecimal.len() % 2 == 0 { "" } else { "0" }
+        if hexadecimal.len().is_multiple_of(2) {
+            ""
+        } else {
+            "0"
+        }
     );
     let bytes = (0..padded.len()).step_by(2);
     let bytes = bytes.map(|at| u8::from_str_radix(&padded[at..at + 2], 16));

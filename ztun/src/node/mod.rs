@@ -89,17 +89,14 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
 
     let mesh = Mesh::empty();
     let ca = EmbeddedCa::open(&config.ca_directory, config.trust_domain.clone())?;
-    let domains = OwnDomains::new(config.trust_domain.clone(), &config.trust_domain_aliases);
-    let trust = Trust::new(domains);
+    let trust = Trust::new(OwnDomains::new(
+        config.trust_domain.clone(),
+        &config.trust_domain_aliases,
+    ));
     let _trust_follower = trust.follow(trust_settings(&config))?;
     let certificates = Arc::new(CertificateManager::new(
         Arc::new(ca),
-        CertificateSettings {
-            trust: trust.clone(),
-            lifetime: config.certificate_lifetime,
-            wait: config.timeouts.certificate,
-            ..CertificateSettings::new(config.trust_domain.clone())
-        },
+        certificate_settings(&config, trust.clone()),
         Arc::new(SystemClock),
     ));
     let metrics = Metrics::default();
@@ -251,6 +248,15 @@ fn metrics_handler(registry: Registry) -> impl Fn(&str) -> Option<Answer> {
                 Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             }
         })
+    }
+}
+
+fn certificate_settings(config: &Config, trust: Arc<Trust>) -> CertificateSettings {
+    CertificateSettings {
+        trust,
+        lifetime: config.certificate_lifetime,
+        wait: config.timeouts.certificate,
+        ..CertificateSettings::new(config.trust_domain.clone())
     }
 }
 

@@ -203,7 +203,9 @@ fn a_root_that_is_exchanged_is_used_for_the_next_certificate() {
 
 fn is_signed_by(chain: &IssuedChain, root: &CertificateDer<'static>) -> bool {
     let trust = Trust::new(OwnDomains::new(trust_domain(), &[]));
-    trust.answered(&identity("a"), &[root.clone()]).unwrap();
+    trust
+        .answered(&identity("a"), std::slice::from_ref(root))
+        .unwrap();
     let bundle = trust.bundle();
     let verified = bundle.verify(&chain.leaf, &[], Purpose::Client, UnixTime::now());
     verified.is_ok()

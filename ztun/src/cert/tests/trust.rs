@@ -27,7 +27,9 @@ const FORMER: &str = "spiffe://former.example/ns/default/sa/a";
 struct Node {
     trust: Arc<Trust>,
     files: TempDir,
-    _follower: Option<TrustFollower>,
+    /// Held: its files are followed until it goes.
+    #[allow(dead_code)]
+    follower: Option<TrustFollower>,
 }
 
 impl Node {
@@ -41,7 +43,7 @@ impl Node {
         Self {
             trust,
             files,
-            _follower: None,
+            follower: None,
         }
     }
 
@@ -61,7 +63,7 @@ impl Node {
             bundles: at("bundles"),
             crls: at("crl.pem"),
         };
-        node._follower = Some(node.trust.follow(settings).unwrap());
+        node.follower = Some(node.trust.follow(settings).unwrap());
         node
     }
 

@@ -31,9 +31,12 @@ pub struct TrustBundle {
     verdicts: Verdicts,
 }
 
+/// Of one domain, each with where it comes from.
+type Roots = BTreeMap<Fingerprint, (Arc<Root>, Vec<Origin>)>;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
-    pub(super) roots: BTreeMap<TrustDomain, BTreeMap<Fingerprint, (Arc<Root>, Vec<Origin>)>>,
+    pub(super) roots: BTreeMap<TrustDomain, Roots>,
     pub(super) crls: Arc<[Arc<Crl>]>,
 }
 
@@ -228,8 +231,6 @@ impl TrustBundle {
         self.verdicts.len()
     }
 }
-
-type Roots = BTreeMap<Fingerprint, (Arc<Root>, Vec<Origin>)>;
 
 impl Contents {
     pub(super) fn add(&mut self, domain: &TrustDomain, root: &Arc<Root>, origin: Origin) {

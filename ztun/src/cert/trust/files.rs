@@ -14,7 +14,12 @@ use rustls::pki_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{OwnDomains, crl::Crl, jwks, root::Root};
+use super::{
+    OwnDomains,
+    crl::Crl,
+    jwks,
+    root::{Root, RootSet},
+};
 use crate::{mesh::TrustDomain, source::file};
 
 /// Where this node reads whom to trust, beside its CA's answers.
@@ -40,8 +45,8 @@ pub struct TrustSettings {
 pub(super) struct FromFiles {
     /// Whether `own` has all that the CA says.
     pub(super) authoritative: bool,
-    pub(super) own: Vec<(PathBuf, Arc<[Arc<Root>]>)>,
-    pub(super) federated: BTreeMap<TrustDomain, (PathBuf, Arc<[Arc<Root>]>)>,
+    pub(super) own: Vec<(PathBuf, RootSet)>,
+    pub(super) federated: BTreeMap<TrustDomain, (PathBuf, RootSet)>,
     pub(super) crls: Arc<[Arc<Crl>]>,
 }
 
@@ -216,7 +221,7 @@ impl TrustFiles {
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                bundle.read(&path, |text| read_roots(jwks::roots(text)?));
+                bundle.read(&path, |text| read_roots(&jwks::roots(text)?));
             } else {
                 bundle.read(&path, pem_roots);
             }
@@ -321,12 +326,12 @@ fn is_federated(
     Ok(())
 }
 
-fn pem_roots(text: &str) -> Result<Arc<[Arc<Root>]>, String> {
+fn pem_roots(text: &str) -> Result<RootSet, String> {
     let roots = certificates(text)?;
     if roots.is_empty() {
         return Err("it holds no certificate in PEM".to_owned());
     }
-    read_roots(roots)
+    read_roots(&roots)
 }
 
 fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -334,8 +339,8 @@ fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     read.map_err(|error: PemError| format!("not PEM: {error}"))
 }
 
-fn read_roots(roots: Vec<CertificateDer<'static>>) -> Result<Arc<[Arc<Root>]>, String> {
-    let numbered = (1..).zip(&roots);
+fn read_roots(roots: &[CertificateDer<'static>]) -> Result<RootSet, String> {
+    let numbered = (1..).zip(roots);
     let read = numbered.map(|(number, root)| {
         let root = Root::read(root).map_err(|error| format!("certificate {number}: {error}"));
         root.map(Arc::new)

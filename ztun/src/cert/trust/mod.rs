@@ -22,7 +22,11 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use self::{bundle::Contents, files::FromFiles, root::Root};
+use self::{
+    bundle::Contents,
+    files::FromFiles,
+    root::{Root, RootSet},
+};
 pub use self::{
     bundle::{Purpose, TrustBundle, Verified},
     files::{TrustFileError, TrustProblem, TrustSettings},
@@ -54,10 +58,10 @@ pub struct OwnDomains {
 #[derive(Debug, Default)]
 struct Parts {
     /// Stays when its identity goes: a node that hosts nothing for a moment trusts what it trusted.
-    newest_answer: Arc<[Arc<Root>]>,
+    newest_answer: RootSet,
     /// The CA's latest answer for each identity. All count: while a root is exchanged, two
     /// replicas of a CA may answer differently.
-    answers: BTreeMap<Identity, Arc<[Arc<Root>]>>,
+    answers: BTreeMap<Identity, RootSet>,
     files: FromFiles,
 }
 
@@ -130,7 +134,7 @@ impl Trust {
         roots: &[CertificateDer<'static>],
     ) -> Result<(), RootError> {
         let roots = roots.iter().map(|root| Root::read(root).map(Arc::new));
-        let roots: Arc<[Arc<Root>]> = roots.collect::<Result<_, _>>()?;
+        let roots: RootSet = roots.collect::<Result<_, _>>()?;
         let mut parts = self.parts();
         parts.newest_answer = Arc::clone(&roots);
         parts.answers.insert(identity.clone(), roots);

@@ -1,6 +1,6 @@
 //! A root certificate.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,9 @@ use crate::cert::{PeerError, x509};
 /// SHA-256 of a certificate, written as lower-case hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
+
+/// What one file or answer holds.
+pub(super) type RootSet = Arc<[Arc<Root>]>;
 
 /// Where a root comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

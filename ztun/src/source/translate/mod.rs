@@ -73,15 +73,12 @@ impl ObjectProblem {
 impl TranslateSettings {
     /// All names of the mesh's trust domain, or none if there is only one.
     fn trust_domains(&self) -> Arc<[TrustDomain]> {
-        let aliases = self.trust_domain_aliases.iter();
-        match self.trust_domain_aliases.is_empty() {
-            true => Arc::default(),
-            false => [&self.trust_domain]
-                .into_iter()
-                .chain(aliases)
-                .cloned()
-                .collect(),
+        if self.trust_domain_aliases.is_empty() {
+            return Arc::default();
         }
+        let aliases = self.trust_domain_aliases.iter();
+        let all = [&self.trust_domain].into_iter().chain(aliases);
+        all.cloned().collect()
     }
 
     pub fn read_context(&self) -> ReadContext<'_> {
