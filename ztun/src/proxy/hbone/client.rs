@@ -7,13 +7,13 @@ use h2::{Reason, RecvStream, SendStream, client};
 use http::{Request, StatusCode};
 use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
-use tokio::net::TcpSocket;
+use tokio::{net::TcpSocket, sync::oneshot};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     CLIENT_MAX_HEADER_LIST, CONNECTION_WINDOW, DATA_FRAME_BUDGET, MAX_FRAME, STREAM_WINDOW,
     keepalive,
-    transport::{FirstRead, OpenStreams, StreamGuard, Transport},
+    transport::{FirstRead, OpenStreams, Seen, StreamGuard, Transport},
 };
 use crate::{
     cert::{
@@ -145,12 +145,8 @@ async fn http2(
     tls: TlsStream<Transport>,
     address: SocketAddr,
 ) -> Result<(client::SendRequest<Bytes>, Driver), ProxyError> {
-    let failed = |error: h2::Error| ProxyError::http2(address, &error);
-    let refused = |error: rustls::Error| {
-        ProxyError::tls(address, &io::Error::new(io::ErrorKind::InvalidData, error))
-    };
     let (stream, mut spoken) = FirstRead::new(tls);
-    let (requests, mut connection) = client::Builder::new()
+    let handshake = client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
@@ -158,15 +154,13 @@ async fn http2(
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
-        .await
-        .map_err(failed)?;
+        .await;
+    let (requests, mut connection) =
+        handshake.map_err(|error| refused(address, &error, &mut spoken))?;
     let ping_pong = connection.ping_pong();
     tokio::select! {
         ended = &mut connection => {
-            if let Ok(Err(error)) = spoken.try_recv() {
-                return Err(refused(error));
-            }
-            ended.map_err(failed)?;
+            ended.map_err(|error| refused(address, &error, &mut spoken))?;
             return Err(ProxyError::Http2 {
                 address,
                 reason: "the peer closed the connection without speaking HTTP/2".into(),
@@ -174,7 +168,7 @@ async fn http2(
         }
         first = &mut spoken => {
             if let Ok(Err(error)) = first {
-                return Err(refused(error));
+                return Err(alert(address, error));
             }
         }
     }
@@ -188,6 +182,22 @@ async fn http2(
         }
     });
     Ok((requests, driver))
+}
+
+/// An HTTP/2 error before the peer spoke HTTP/2, or the TLS error that is behind it.
+fn refused(
+    address: SocketAddr,
+    error: &h2::Error,
+    spoken: &mut oneshot::Receiver<Seen>,
+) -> ProxyError {
+    match spoken.try_recv() {
+        Ok(Err(error)) => alert(address, error),
+        _ => ProxyError::http2(address, error),
+    }
+}
+
+fn alert(address: SocketAddr, error: rustls::Error) -> ProxyError {
+    ProxyError::tls(address, &io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 async fn within<T>(

@@ -129,6 +129,19 @@ impl AsyncWrite for Transport {
     }
 }
 
+impl<S: AsyncRead + Unpin> FirstRead<S> {
+    /// A peer that refuses sends its alert and closes. Who is still writing learns of the end first,
+    /// and the alert, which says why, waits to be read.
+    fn read_last_words(&mut self, cx: &mut Context<'_>) {
+        if self.seen.is_some() {
+            let mut byte = [0];
+            let mut buf = ReadBuf::new(&mut byte);
+            // What it says goes to `seen`; that the connection is over is known already.
+            let _ = Pin::new(self).poll_read(cx, &mut buf);
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -151,13 +164,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
+        Poll::Ready(written.inspect_err(|_| self.read_last_words(cx)))
     }
 
     fn poll_write_vectored(
@@ -165,7 +179,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
+        Poll::Ready(written.inspect_err(|_| self.read_last_words(cx)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,10 +188,61 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
+        Poll::Ready(flushed.inspect_err(|_| self.read_last_words(cx)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustls::{AlertDescription, Error};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const ALERT: Error = Error::AlertReceived(AlertDescription::CertificateRevoked);
+
+    /// A peer that has said why, and closed.
+    struct Closed;
+
+    impl AsyncRead for Closed {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, ALERT)))
+        }
+    }
+
+    impl AsyncWrite for Closed {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_said_is_known_to_who_only_wrote() {
+        let (mut stream, mut seen) = FirstRead::new(Closed);
+        let error = stream.write_all(b"PRI *").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(seen.try_recv().unwrap(), Err(ALERT));
     }
 }
