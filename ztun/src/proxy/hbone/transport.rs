@@ -38,6 +38,8 @@ pub struct Transport {
 pub struct FirstRead<S> {
     inner: S,
     seen: Option<oneshot::Sender<Seen>>,
+    /// A write's, held back until what the peer said last is read.
+    failed: Option<io::Error>,
 }
 
 pub type Seen = Result<(), rustls::Error>;
@@ -83,6 +85,7 @@ impl<S> FirstRead<S> {
             Self {
                 inner,
                 seen: seen_by,
+                failed: None,
             },
             seen,
         )
@@ -131,14 +134,33 @@ impl AsyncWrite for Transport {
 
 impl<S: AsyncRead + Unpin> FirstRead<S> {
     /// A peer that refuses sends its alert and closes. Who is still writing learns of the end first,
-    /// and the alert, which says why, waits to be read.
-    fn read_last_words(&mut self, cx: &mut Context<'_>) {
-        if self.seen.is_some() {
-            let mut byte = [0];
-            let mut buf = ReadBuf::new(&mut byte);
-            // What it says goes to `seen`; that the connection is over is known already.
-            let _ = Pin::new(self).poll_read(cx, &mut buf);
+    /// and the alert, which says why, waits to be read: the write fails when it has been.
+    fn poll_written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let error = match self.failed.take() {
+            Some(error) => error,
+            None => match ready!(write(Pin::new(&mut self.inner), cx)) {
+                Err(error) => error,
+                written => return Poll::Ready(written),
+            },
+        };
+        let mut bytes = [0; 256];
+        while self.seen.is_some() {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *self).poll_read(cx, &mut buf) {
+                // The connection is over, so this won't be for long.
+                Poll::Pending => {
+                    self.failed = Some(error);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => break,
+            }
         }
+        Poll::Ready(Err(error))
     }
 }
 
@@ -170,8 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
-        Poll::Ready(written.inspect_err(|_| self.read_last_words(cx)))
+        self.poll_written(cx, |inner, cx| inner.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -179,8 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
-        Poll::Ready(written.inspect_err(|_| self.read_last_words(cx)))
+        self.poll_written(cx, |inner, cx| inner.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -188,8 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
-        Poll::Ready(flushed.inspect_err(|_| self.read_last_words(cx)))
+        self.poll_written(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
