@@ -54,7 +54,7 @@ fn a_peer_without_a_spiffe_id_is_refused() {
 
 #[test]
 fn a_peer_with_a_certificate_of_another_authority_is_refused() {
-    is_refused("not signed by a root of this mesh", |_| {
+    is_refused("not signed by a root that this mesh trusts", |_| {
         Credentials::forge(&Claims::of(CLIENT)?)
     });
 }

@@ -34,7 +34,7 @@ impl Pod {
         let mut configuration = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
-            .with_single_cert(credentials.chain.clone(), credentials.key())?;
+            .with_single_cert(credentials.chain().to_vec(), credentials.key())?;
         configuration.alpn_protocols = vec![b"h2".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(configuration));
         let serve = move |stream: TcpStream, _: SocketAddr| hang(stream, acceptor.clone(), stage);

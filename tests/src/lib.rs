@@ -18,6 +18,7 @@
 mod addresses;
 mod addressing;
 pub mod app;
+pub mod authority;
 pub mod bpf;
 pub mod bulk;
 pub mod ca;

@@ -3,7 +3,8 @@
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
@@ -18,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -31,7 +33,7 @@ const CLOSE_LIMIT: Duration = Duration::from_mins(1);
 /// A certificate for a test's client.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    pub(crate) chain: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
     pem: String,
     key: Arc<KeyPair>,
 }
@@ -100,8 +102,78 @@ impl Credentials {
         self.key.serialize_pem()
     }
 
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    pub fn key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
+    }
+}
+
+/// An open tunnel in a connection of its own.
+pub struct Tunnel {
+    send: h2::SendStream<Bytes>,
+    receive: h2::RecvStream,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Tunnel {
+    /// To `authority`, by way of the HBONE port at `to`.
+    pub async fn open(
+        pod: &Pod,
+        to: SocketAddr,
+        credentials: &Credentials,
+        authority: &str,
+    ) -> Result<Self> {
+        let stream = tls(pod, to, Some(credentials), &["h2"]).await?;
+        let (client, connection) = h2::client::handshake(stream).await?;
+        let connection = tokio::spawn(connection);
+        let (response, send) = client
+            .ready()
+            .await?
+            .send_request(connect(authority)?, false)?;
+        let response = response.await?;
+        ensure!(
+            response.status() == 200,
+            "the tunnel is refused: {}",
+            response.status()
+        );
+        Ok(Self {
+            send,
+            receive: response.into_body(),
+            connection,
+        })
+    }
+
+    pub async fn exchange(&mut self, text: &str) -> Result<String> {
+        self.send
+            .send_data(Bytes::copy_from_slice(text.as_bytes()), false)?;
+        let mut answer = Vec::new();
+        while answer.len() < text.len() {
+            let data = self
+                .receive
+                .data()
+                .await
+                .context("the tunnel has ended")??;
+            answer.extend_from_slice(&data);
+        }
+        Ok(String::from_utf8(answer)?)
+    }
+
+    /// Waits until the tunnel is reset; fails if it ends as if all were said.
+    pub async fn is_reset(&mut self) -> Result<()> {
+        let end = timeout(PATIENCE, self.receive.data());
+        match end.await.context("the tunnel stays open")? {
+            Some(Err(_)) => Ok(()),
+            other => bail!("the tunnel ended with {other:?}"),
+        }
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }
 
@@ -158,11 +230,13 @@ pub async fn hbone_connect(
     credentials: &Credentials,
     authority: &str,
 ) -> Result<StatusCode> {
-    let request = Request::builder()
-        .method(Method::CONNECT)
-        .uri(Uri::builder().authority(authority).build()?)
-        .body(())?;
-    ask(pod, to, credentials, request).await
+    ask(pod, to, credentials, connect(authority)?).await
+}
+
+fn connect(authority: &str) -> Result<Request<()>> {
+    let target = Uri::builder().authority(authority).build()?;
+    let request = Request::builder().method(Method::CONNECT).uri(target);
+    Ok(request.body(())?)
 }
 
 /// GETs `/` from the HBONE port at `to`; answers the status.
@@ -201,7 +275,7 @@ pub async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     Ok(received)
 }
 
-fn sign(issuer: &Issuer<'_, KeyPair>, claims: &Claims) -> Result<Credentials> {
+pub(crate) fn sign(issuer: &Issuer<'_, KeyPair>, claims: &Claims) -> Result<Credentials> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut leaf = CertificateParams::default();
     leaf.subject_alt_names.clone_from(&claims.names);

@@ -119,6 +119,7 @@ fn settings() -> TranslateSettings {
         cluster_id: Arc::from("Kubernetes"),
         cluster_domain: Arc::from("cluster.local"),
         root_namespace: Arc::from("istio-system"),
+        trust_domain_aliases: Arc::default(),
     }
 }
 

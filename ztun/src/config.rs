@@ -18,7 +18,7 @@ pub use self::{
     sources::{ConfigFlags, ConfigSources},
 };
 use crate::{
-    cert::{CaAddress, KeyExchange},
+    cert::{CaAddress, KeyExchange, TrustSettings},
     mesh::{
         TrustDomain,
         transport::{self, TransportSettings},
@@ -33,6 +33,11 @@ pub struct Config {
     /// As pods' `spec.nodeName` has it; by default the host's name.
     pub node_name: Arc<str>,
     pub trust_domain: TrustDomain,
+    /// Other names of the trust domain, such as former ones.
+    #[serde(serialize_with = "value::trust_domains_text")]
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Whom this node trusts beside what its CA says.
+    pub trust: TrustSettings,
     pub cluster_id: Arc<str>,
     /// The end of services' names.
     pub cluster_domain: Arc<str>,
@@ -188,6 +193,7 @@ impl Config {
     pub fn translate_settings(&self) -> TranslateSettings {
         TranslateSettings {
             trust_domain: self.trust_domain.clone(),
+            trust_domain_aliases: self.trust_domain_aliases.clone().into(),
             cluster_id: Arc::clone(&self.cluster_id),
             cluster_domain: Arc::clone(&self.cluster_domain),
             root_namespace: Arc::clone(&self.root_namespace),
@@ -204,6 +210,8 @@ impl Config {
     ) -> Option<Self> {
         let node_name = read.setting("nodeName", hostname, value::name);
         let trust_domain = read.setting("trustDomain", "cluster.local", value::trust_domain);
+        let trust_domain_aliases = read.setting("trustDomainAliases", "", value::trust_domains);
+        let trust = trust(read);
         let cluster_id = read.setting("clusterId", "Kubernetes", value::text);
         let cluster_domain = read.setting("clusterDomain", "cluster.local", value::name);
         let root_namespace = read.setting("rootNamespace", "istio-system", value::name);
@@ -231,6 +239,8 @@ impl Config {
         Some(Self {
             node_name: node_name?,
             trust_domain: trust_domain?,
+            trust_domain_aliases: trust_domain_aliases?,
+            trust: trust?,
             cluster_id: cluster_id?,
             cluster_domain: cluster_domain?,
             root_namespace: root_namespace?,
@@ -271,6 +281,18 @@ impl CaClient {
             token_file: token_file?,
         })
     }
+}
+
+fn trust(read: &mut Reader) -> Option<TrustSettings> {
+    let roots = read.setting("trust.rootsFile", "", value::optional_path);
+    let bundles = read.setting("trust.bundleDirectory", "", value::optional_path);
+    let crls = read.setting("trust.crlFile", "", value::optional_path);
+    Some(TrustSettings {
+        ca_roots: None,
+        roots: roots?,
+        bundles: bundles?,
+        crls: crls?,
+    })
 }
 
 impl Timeouts {

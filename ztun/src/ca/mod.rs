@@ -9,8 +9,6 @@ pub mod refusal;
 mod server;
 pub mod service;
 pub mod serving;
-pub mod signer;
-mod stamp;
 
 use std::{
     sync::{
@@ -38,10 +36,12 @@ use self::{
     server::CaServer,
     service::{CertificateService, Refusals},
     serving::ServingCertificate,
-    signer::Signer,
 };
 use crate::{
-    cert::clock::{Clock, SystemClock},
+    cert::{
+        clock::{Clock, SystemClock},
+        signer::Signer,
+    },
     config::{Authentication, CaConfig},
     mesh::Mesh,
     observe::http,

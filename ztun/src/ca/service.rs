@@ -18,13 +18,13 @@ use super::{
     placement::Placements,
     rate_limit::NodeRates,
     refusal::Refusal,
-    signer::Signer,
 };
 use crate::{
     cert::{
         clock::Clock,
         csr::CsrError,
         root::{Issued, SigningRefusal},
+        signer::Signer,
     },
     mesh::{Identity, TrustDomain},
     observe::rate_limit::RateLimit,

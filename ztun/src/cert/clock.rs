@@ -24,6 +24,14 @@ pub(super) fn unix_time(at: OffsetDateTime) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds))
 }
 
+/// For comparison with what certificates say. A time that no certificate can have becomes 1970.
+pub(super) fn date_time(at: UnixTime) -> OffsetDateTime {
+    i64::try_from(at.as_secs())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
 /// For messages.
 pub(crate) fn rfc3339(at: OffsetDateTime) -> String {
     // Only years past 9999 have no such form.

@@ -2,7 +2,7 @@
 //!
 //! The directory holds `root-key.pem` (PKCS #8) and `root-cert.pem`. Both are made at the first
 //! start, or brought along: any ECDSA P-256 root will do, and further roots in `root-cert.pem`
-//! are trusted, too.
+//! are trusted, too. Both are read again when they have changed, so that a root can be exchanged.
 
 use std::{
     fmt,
@@ -23,8 +23,12 @@ use super::{
     clock::{Clock, SystemClock},
     private_file::{self, PrivateFileError},
     root::{self, Root},
+    signer::Signer,
 };
-use crate::mesh::{Identity, TrustDomain};
+use crate::{
+    config::SignerSource,
+    mesh::{Identity, TrustDomain},
+};
 
 pub const ROOT_KEY: &str = "root-key.pem";
 pub const ROOT_CERTIFICATE: &str = "root-cert.pem";
@@ -32,7 +36,7 @@ pub const ROOT_CERTIFICATE: &str = "root-cert.pem";
 #[derive(Debug)]
 pub struct EmbeddedCa {
     directory: PathBuf,
-    root: Root,
+    signer: Signer,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +63,12 @@ impl EmbeddedCa {
     /// Reads the root in `directory`, made first if there is none. Any number of processes may do
     /// this at the same time: all get the same root.
     pub fn open(directory: &Path, trust_domain: TrustDomain) -> Result<Self, EmbeddedCaError> {
+        let source = SignerSource::Directory {
+            ca_directory: directory.to_owned(),
+        };
         Ok(Self {
             directory: directory.to_owned(),
-            root: Root::of_directory(directory, trust_domain)?,
+            signer: Signer::open(&source, trust_domain)?,
         })
     }
 
@@ -72,7 +79,9 @@ impl EmbeddedCa {
         csr: &CertificateSigningRequestDer<'_>,
         lifetime: Duration,
     ) -> Result<IssuedChain, CaError> {
-        self.root.sign(identity, csr, lifetime, SystemClock.now())
+        self.signer.refresh();
+        let root = self.signer.current();
+        root.sign(identity, csr, lifetime, SystemClock.now())
     }
 }
 

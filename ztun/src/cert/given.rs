@@ -3,18 +3,18 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use rcgen::KeyPair;
 
 use super::{
-    EmbeddedCaError, IssuedChain, KeyExchange, WorkloadCertificate,
+    EmbeddedCaError, IssuedChain, KeyExchange, Trust, WorkloadCertificate,
     clock::{Clock, SystemClock},
     embedded::key_error,
     key::WorkloadKey,
     private_file,
     root::Root,
+    trust::OwnDomains,
 };
 use crate::mesh::{Identity, TrustDomain};
 
@@ -65,8 +65,8 @@ impl Root {
         let issued = self.issue(&nobody, csr.der(), lifetime, now);
         let issued = issued.map_err(|e| text(&e))?;
         let chain = IssuedChain::from_pem(&issued.elements).map_err(|e| text(&e))?;
-        let trusted = Arc::new([trust_domain.clone()]);
-        WorkloadCertificate::new(nobody, &key, chain, trusted, KeyExchange::default(), now)
+        let trust = Trust::new(OwnDomains::new(trust_domain.clone(), &[]));
+        WorkloadCertificate::new(nobody, &key, chain, trust, KeyExchange::default(), now)
             .map(drop)
             .map_err(|e| text(&e))
     }

@@ -1,14 +1,9 @@
 //! Certificates as an operator looks at them: what each says, which root proves it, and if none, why.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::{
-    Error, RootCertStore,
-    client::danger::ServerCertVerifier as _,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::danger::ClientCertVerifier as _,
-};
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use x509_parser::{
@@ -21,10 +16,10 @@ use super::{
     CertificateStatus, PeerError, WorkloadCertificate,
     clock::unix_time,
     tls,
-    verifier::{ClientIdentityVerifier, ServerIdentityVerifier},
+    trust::{Purpose, TrustBundle},
     x509,
 };
-use crate::mesh::{Identity, TrustDomain};
+use crate::mesh::Identity;
 
 /// What one certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,42 +74,36 @@ pub enum Verdict {
     Refused { why: String },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Client,
-    Server,
-}
-
-/// The roots that this node trusts, and whose identities they may prove.
-#[derive(Debug)]
-pub struct TrustedRoots {
-    roots: Vec<CertificateDer<'static>>,
-    domains: Arc<[TrustDomain]>,
-}
-
 impl Judgement {
     /// Of the chain that a peer would show: the leaf, then intermediates in any order.
     pub fn of(
         chain: &[CertificateDer<'static>],
-        trusted: &TrustedRoots,
+        trusted: &TrustBundle,
         now: OffsetDateTime,
     ) -> Result<Self, PeerError> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(PeerError::NoCertificate);
         };
-        let verdict = |role| match trusted.root_of(leaf, intermediates, role, now) {
-            Ok(root) => CertificateFacts::of(&root).map(|root| Verdict::Accepted {
-                root: Box::new(root),
-            }),
-            Err(error) => Ok(Verdict::Refused {
-                why: tls::describe(&error),
-            }),
+        let verdict = |purpose| {
+            let verified = trusted.verify_anew(leaf, intermediates, purpose, unix_time(now));
+            let root = verified.and_then(|verified| {
+                let root = trusted.root(&verified);
+                root.ok_or(rustls::CertificateError::UnknownIssuer.into())
+            });
+            match root {
+                Ok(root) => CertificateFacts::of(root).map(|root| Verdict::Accepted {
+                    root: Box::new(root),
+                }),
+                Err(error) => Ok(Verdict::Refused {
+                    why: tls::describe(&error),
+                }),
+            }
         };
         Ok(Self {
             chain: facts_of(chain)?,
             identity: x509::identity(leaf).ok(),
-            as_client: verdict(Role::Client)?,
-            as_server: verdict(Role::Server)?,
+            as_client: verdict(Purpose::Client)?,
+            as_server: verdict(Purpose::Server)?,
         })
     }
 
@@ -130,7 +119,7 @@ impl CertificateDetails {
     pub fn of(
         status: CertificateStatus,
         certificate: Option<&WorkloadCertificate>,
-        trusted: &TrustedRoots,
+        trusted: &TrustBundle,
         now: OffsetDateTime,
     ) -> Self {
         let Some(certificate) = certificate else {
@@ -155,77 +144,6 @@ impl CertificateDetails {
             verified_by,
             refused,
             chain_pem: Some(certificate.chain_pem.clone()),
-        }
-    }
-}
-
-impl TrustedRoots {
-    /// Those that the CA sent along with `certificates`.
-    pub fn of<'a>(
-        certificates: impl IntoIterator<Item = &'a WorkloadCertificate>,
-        domains: Arc<[TrustDomain]>,
-    ) -> Self {
-        let mut roots = Vec::new();
-        for certificate in certificates {
-            let chain = x509::certificates_of(&certificate.chain_pem).unwrap_or_default();
-            for certificate in chain {
-                let is_root = CertificateFacts::of(&certificate)
-                    .is_ok_and(|facts| facts.is_ca && facts.issuer == facts.subject);
-                if is_root && !roots.contains(&certificate) {
-                    roots.push(certificate);
-                }
-            }
-        }
-        Self { roots, domains }
-    }
-
-    fn root_of(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        role: Role,
-        now: OffsetDateTime,
-    ) -> Result<CertificateDer<'static>, Error> {
-        let now = unix_time(now);
-        // All together first: the error then is of the chain, not of one root that has nothing to do with it.
-        self.verify(&self.roots, leaf, intermediates, role, now)?;
-        let proves = |root: &&CertificateDer<'static>| {
-            let alone = std::slice::from_ref(*root);
-            self.verify(alone, leaf, intermediates, role, now).is_ok()
-        };
-        self.roots
-            .iter()
-            .find(proves)
-            .cloned()
-            .ok_or(rustls::CertificateError::UnknownIssuer.into())
-    }
-
-    fn verify(
-        &self,
-        roots: &[CertificateDer<'static>],
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        role: Role,
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone())?;
-        }
-        let store = Arc::new(store);
-        match role {
-            Role::Client => ClientIdentityVerifier::new(store, Arc::clone(&self.domains))
-                .map_err(|error| Error::General(error.to_string()))?
-                .verify_client_cert(leaf, intermediates, now)
-                .map(drop),
-            Role::Server => {
-                let identity = x509::identity(leaf)?;
-                // Names are ignored by the verifier; the trait wants one.
-                let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-                ServerIdentityVerifier::new(store, [identity].into())
-                    .verify_server_cert(leaf, intermediates, &name, &[], now)
-                    .map(drop)
-            }
         }
     }
 }

@@ -124,14 +124,21 @@ impl Keeper {
             })??;
         let now = clock.now();
         self.check_dates(&issued, now)?;
-        WorkloadCertificate::new(
+        let certificate = WorkloadCertificate::new(
             self.identity.clone(),
             &key,
             issued,
-            Arc::clone(&settings.trust_domains),
+            Arc::clone(&settings.trust),
             settings.key_exchange,
             now,
-        )
+        )?;
+        // Before it is in force: its peers will have certificates of the same roots.
+        let learnt = settings.trust.answered(&self.identity, &certificate.roots);
+        learnt.map_err(|error| CaError::Unusable {
+            identity: self.identity.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(certificate)
     }
 
     /// A certificate out of its time mostly means that the CA's clock or this node's is wrong.

@@ -11,13 +11,14 @@ use time::OffsetDateTime;
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
 use super::{
-    CertificateAuthority, KeyExchange, PeerError, WorkloadCertificate,
+    CertificateAuthority, KeyExchange, PeerError, Trust, WorkloadCertificate,
     clock::{Clock, rfc3339},
     failures::FailureLog,
-    inspect::{CertificateDetails, Judgement, TrustedRoots},
+    inspect::{CertificateDetails, Judgement},
     keeper::{Keeper, Phase, Shared, State},
     metrics::RequestMetrics,
     requests::{Requests, Waiting, Waits},
+    trust::OwnDomains,
     x509,
 };
 use crate::{
@@ -27,8 +28,9 @@ use crate::{
 
 #[derive(Clone, Debug)]
 pub struct CertificateSettings {
-    /// Clients of these are let in; which of their identities may enter is policy's business.
-    pub trust_domains: Arc<[TrustDomain]>,
+    /// Whose peers are let in, which the CA's answers add to; which of their identities may enter
+    /// is policy's business.
+    pub trust: Arc<Trust>,
     pub key_exchange: KeyExchange,
     /// Asked of the CA.
     pub lifetime: Duration,
@@ -94,10 +96,11 @@ struct Kept {
 }
 
 impl CertificateSettings {
-    /// A day's lifetime, as the peer's; ten seconds for a request and for whoever waits for one.
-    pub fn new(trust_domains: impl Into<Arc<[TrustDomain]>>) -> Self {
+    /// Trusts the CA's roots for `trust_domain`. A day's lifetime, as the peer's; ten seconds for a
+    /// request and for whoever waits for one.
+    pub fn new(trust_domain: TrustDomain) -> Self {
         Self {
-            trust_domains: trust_domains.into(),
+            trust: Trust::new(OwnDomains::new(trust_domain, &[])),
             key_exchange: KeyExchange::default(),
             lifetime: Duration::from_hours(24),
             wait: Duration::from_secs(10),
@@ -181,9 +184,28 @@ impl CertificateManager {
         kept.holders -= 1;
         if kept.holders == 0 {
             all.remove(identity);
+            self.shared.settings.trust.forget(identity);
         }
         drop(all);
         self.shared.changes.send_replace(());
+    }
+
+    /// Whether `serial` is of the newest certificate of `identity`.
+    pub fn is_newest(&self, identity: &Identity, serial: &str) -> bool {
+        let kept = self.kept();
+        let Some(kept) = kept.get(identity) else {
+            return false;
+        };
+        let state = kept.state.borrow();
+        state
+            .certificate
+            .as_ref()
+            .is_some_and(|newest| newest.serial == serial)
+    }
+
+    /// Whom this node believes.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.shared.settings.trust
     }
 
     /// Every kept identity, in order.
@@ -205,7 +227,7 @@ impl CertificateManager {
             all.collect()
         };
         let now = self.shared.clock.now();
-        let trusted = self.trusted_roots();
+        let trusted = self.trust().bundle();
         kept.into_iter()
             .map(|(status, certificate)| {
                 CertificateDetails::of(status, certificate.as_deref(), &trusted, now)
@@ -217,19 +239,7 @@ impl CertificateManager {
     pub fn judge(&self, chain_pem: &str) -> Result<Judgement, PeerError> {
         let chain = x509::certificates_of(chain_pem)
             .map_err(|error| PeerError::Malformed(error.to_string()))?;
-        Judgement::of(&chain, &self.trusted_roots(), self.shared.clock.now())
-    }
-
-    fn trusted_roots(&self) -> TrustedRoots {
-        let certificates: Vec<_> = {
-            let kept = self.kept();
-            let states = kept.values().map(|kept| kept.state.borrow());
-            states
-                .filter_map(|state| state.certificate.clone())
-                .collect()
-        };
-        let domains = Arc::clone(&self.shared.settings.trust_domains);
-        TrustedRoots::of(certificates.iter().map(|it| &**it), domains)
+        Judgement::of(&chain, &self.trust().bundle(), self.shared.clock.now())
     }
 
     /// Marked as changed whenever a certificate is issued or fails to be, and when an identity

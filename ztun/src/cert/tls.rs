@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use rustls::{
     AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, Error, NamedGroup,
-    PeerIncompatible, RootCertStore, ServerConfig,
+    PeerIncompatible, ServerConfig,
     client::Resumption,
     crypto::SupportedKxGroup,
     pki_types::UnixTime,
@@ -15,11 +15,11 @@ use rustls::{
 use time::OffsetDateTime;
 
 use super::{
-    KeyExchange,
+    KeyExchange, Trust,
     clock::rfc3339,
     verifier::{ClientIdentityVerifier, PeerError, ServerIdentityVerifier},
 };
-use crate::mesh::{Identity, TrustDomain};
+use crate::mesh::Identity;
 
 /// The only protocol spoken over the mesh's TLS.
 pub const ALPN: &[u8] = b"h2";
@@ -87,15 +87,24 @@ pub fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
+/// Whether a revocation list failed the handshake: this node's, or the peer's.
+pub fn is_revoked(error: &io::Error) -> bool {
+    matches!(
+        tls_error(error),
+        Some(
+            Error::InvalidCertificate(CertificateError::Revoked)
+                | Error::AlertReceived(AlertDescription::CertificateRevoked)
+        )
+    )
+}
+
 /// Stateless: no tickets, no session cache; each handshake proves the client's identity anew.
 pub(super) fn server_config(
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
-    trusted: Arc<[TrustDomain]>,
+    trust: Arc<Trust>,
     key_exchange: KeyExchange,
 ) -> Result<ServerConfig, Error> {
-    let clients = ClientIdentityVerifier::new(roots, trusted)
-        .map_err(|error| Error::General(error.to_string()))?;
+    let clients = ClientIdentityVerifier::new(trust);
     let mut config = ServerConfig::builder_with_provider(key_exchange.provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(clients))
@@ -108,11 +117,11 @@ pub(super) fn server_config(
 
 pub(super) fn client_config(
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
     expected: Arc<[Identity]>,
     key_exchange: KeyExchange,
 ) -> Result<ClientConfig, Error> {
-    let servers = ServerIdentityVerifier::new(roots, expected);
+    let servers = ServerIdentityVerifier::new(trust, expected);
     let mut config = ClientConfig::builder_with_provider(key_exchange.provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -130,7 +139,10 @@ pub(super) fn describe(error: &Error) -> String {
     }
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the certificate presented is not signed by a root of this mesh; check that both sides use the same CA".into()
+            "the certificate presented is not signed by a root that this mesh trusts for its trust domain; check that both sides use the same CA, or the bundle of the other domain".into()
+        }
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "the certificate presented is revoked: a list in trust.crlFile names it, or one of its intermediates".into()
         }
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => format!(
             "the certificate presented expired at {}; check its side's CA and both clocks",
@@ -175,6 +187,9 @@ fn alert_hint(alert: AlertDescription) -> String {
         }
         AlertDescription::CertificateExpired => {
             "it finds this node's certificate expired; check both nodes' clocks".into()
+        }
+        AlertDescription::CertificateRevoked => {
+            "it finds this node's certificate revoked; have a new one issued".into()
         }
         AlertDescription::CertificateUnknown | AlertDescription::BadCertificate => {
             "it does not accept this node's identity; its log says why".into()

@@ -1,24 +1,19 @@
-//! Who the peer is: chain to the mesh's roots, purpose, SPIFFE identity. DNS names play no part.
+//! Who the peer is: chain to a root of its trust domain, purpose, SPIFFE identity. DNS names play no part.
 
 use std::sync::Arc;
 
 use rustls::{
     CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    RootCertStore, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
+    SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
+use time::OffsetDateTime;
 
-use super::{KeyExchange, x509};
-use crate::mesh::{Identity, TrustDomain, identity::IdentityError};
+use super::{KeyExchange, Trust, clock::rfc3339, trust::Purpose, x509};
+use crate::mesh::{Identity, identity::IdentityError};
 
 /// Why a peer is not who it must be. Travels inside [`rustls::Error`]; [`PeerError::of`] finds it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,21 +42,29 @@ pub enum PeerError {
         presented: Identity,
         trusted: String,
     },
+    #[error(
+        "the root `{root}` that signed the certificate presented is valid from {} to {} only; replace it, or check this node's clock",
+        rfc3339(*not_before),
+        rfc3339(*not_after)
+    )]
+    RootNotValid {
+        root: String,
+        not_before: OffsetDateTime,
+        not_after: OffsetDateTime,
+    },
 }
 
 /// For the client side: the server must be one of `expected`.
 #[derive(Debug)]
 pub struct ServerIdentityVerifier {
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
     expected: Arc<[Identity]>,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// For the server side: the client must be of one of the trusted trust domains.
+/// For the server side: the client must be of a trust domain that has roots here.
 #[derive(Debug)]
 pub struct ClientIdentityVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    trusted: Arc<[TrustDomain]>,
+    trust: Arc<Trust>,
 }
 
 /// The identity of the peer of an established connection.
@@ -92,28 +95,14 @@ impl From<PeerError> for Error {
 }
 
 impl ServerIdentityVerifier {
-    pub fn new(roots: Arc<RootCertStore>, expected: Arc<[Identity]>) -> Self {
-        Self {
-            roots,
-            expected,
-            algorithms: KeyExchange::default()
-                .provider()
-                .signature_verification_algorithms,
-        }
+    pub fn new(trust: Arc<Trust>, expected: Arc<[Identity]>) -> Self {
+        Self { trust, expected }
     }
 }
 
 impl ClientIdentityVerifier {
-    pub fn new(
-        roots: Arc<RootCertStore>,
-        trusted: Arc<[TrustDomain]>,
-    ) -> Result<Self, VerifierBuilderError> {
-        // Hints name the roots to whoever connects, and our clients ignore them.
-        let chain =
-            WebPkiClientVerifier::builder_with_provider(roots, KeyExchange::default().provider())
-                .clear_root_hint_subjects()
-                .build()?;
-        Ok(Self { chain, trusted })
+    pub fn new(trust: Arc<Trust>) -> Self {
+        Self { trust }
     }
 }
 
@@ -126,20 +115,18 @@ impl ServerCertVerifier for ServerIdentityVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )
-        .map_err(unknown_issuer)?;
-        let presented = x509::identity(end_entity)?;
-        if !self.expected.contains(&presented) {
-            let expected = joined(&self.expected);
+        let bundle = self.trust.bundle();
+        let verified = bundle.verify(end_entity, intermediates, Purpose::Server, now)?;
+        let presented = &verified.identity;
+        let domains = self.trust.domains();
+        if !self
+            .expected
+            .iter()
+            .any(|expected| domains.same(expected, presented))
+        {
             return Err(PeerError::Unexpected {
-                presented,
-                expected,
+                presented: presented.clone(),
+                expected: joined(&self.expected),
             }
             .into());
         }
@@ -161,17 +148,18 @@ impl ServerCertVerifier for ServerIdentityVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        verify_tls13_signature(message, certificate, signature, &algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
 impl ClientCertVerifier for ClientIdentityVerifier {
+    /// None: they would name the roots to whoever connects, and our clients ignore them.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -180,16 +168,9 @@ impl ClientCertVerifier for ClientIdentityVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)
-            .map_err(unknown_issuer)?;
-        let presented = x509::identity(end_entity)?;
-        if !self.trusted.contains(presented.trust_domain()) {
-            let trusted = joined(&self.trusted);
-            return Err(PeerError::UntrustedDomain { presented, trusted }.into());
-        }
-        Ok(verified)
+        let bundle = self.trust.bundle();
+        bundle.verify(end_entity, intermediates, Purpose::Client, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -207,23 +188,18 @@ impl ClientCertVerifier for ClientIdentityVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        algorithms().supported_schemes()
     }
 }
 
-/// The roots of separate meshes mostly have the same name, and then webpki speaks of a bad signature.
-fn unknown_issuer(error: Error) -> Error {
-    match error {
-        Error::InvalidCertificate(CertificateError::BadSignature) => {
-            CertificateError::UnknownIssuer.into()
-        }
-        other => other,
-    }
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    KeyExchange::default()
+        .provider()
+        .signature_verification_algorithms
 }
 
 fn tls12_is_off() -> Error {

@@ -2,24 +2,19 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::danger::ServerCertVerifier,
-    pki_types::{CertificateDer, ServerName},
-    server::danger::ClientCertVerifier,
-    sign::CertifiedKey,
-};
+use rustls::{ClientConfig, ServerConfig, pki_types::CertificateDer, sign::CertifiedKey};
 use time::OffsetDateTime;
 
 use super::{
-    CaError, IssuedChain, KeyExchange,
+    CaError, IssuedChain, KeyExchange, PeerError, Trust,
     clock::unix_time,
     key::WorkloadKey,
     tls,
-    verifier::{ClientIdentityVerifier, ServerIdentityVerifier},
+    trust::{Purpose, TrustBundle},
+    verifier::ServerIdentityVerifier,
     x509::Facts,
 };
-use crate::mesh::{Identity, TrustDomain};
+use crate::mesh::Identity;
 
 /// One identity's key and certificate, ready for TLS in both roles.
 ///
@@ -33,20 +28,23 @@ pub struct WorkloadCertificate {
     pub not_after: OffsetDateTime,
     /// The CA's whole answer: leaf, intermediates, roots.
     pub chain_pem: String,
+    /// Those of the CA's answer.
+    pub roots: Vec<CertificateDer<'static>>,
     /// As a server: client certificate required, TLS 1.3, ALPN h2.
     pub server: Arc<ServerConfig>,
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
     /// Accepts no server; [`Self::client`] puts the verifier in.
     client: ClientConfig,
 }
 
 impl WorkloadCertificate {
-    /// Checks a CA's answer as a peer would, and that it is the one that was asked for.
+    /// Checks a CA's answer as a peer that trusts its roots would, and that it is the one that was
+    /// asked for. Peers are judged by `trust`, which learns nothing from this.
     pub fn new(
         identity: Identity,
         key: &WorkloadKey,
         issued: IssuedChain,
-        trust_domains: Arc<[TrustDomain]>,
+        trust: Arc<Trust>,
         key_exchange: KeyExchange,
         now: OffsetDateTime,
     ) -> Result<Self, CaError> {
@@ -59,22 +57,16 @@ impl WorkloadCertificate {
             return Err(unusable("it certifies another key than asked for".into()));
         }
         let tls = |error: rustls::Error| unusable(tls::describe(&error));
-        let roots = trust_anchors(&issued.roots).map_err(tls)?;
-        verify(&identity, &issued, &roots, now).map_err(tls)?;
+        verify(&identity, &issued, now).map_err(tls)?;
 
         let signer = key.signer();
         let chain = [&[issued.leaf][..], &issued.intermediates].concat();
         let certified = Arc::new(CertifiedKey::new(chain, signer));
-        let server = tls::server_config(
-            Arc::clone(&certified),
-            Arc::clone(&roots),
-            trust_domains,
-            key_exchange,
-        )
-        .map_err(tls)?;
+        let server = tls::server_config(Arc::clone(&certified), Arc::clone(&trust), key_exchange)
+            .map_err(tls)?;
         let nobody = Arc::new([]);
         let client =
-            tls::client_config(certified, Arc::clone(&roots), nobody, key_exchange).map_err(tls)?;
+            tls::client_config(certified, Arc::clone(&trust), nobody, key_exchange).map_err(tls)?;
         Ok(Self {
             identity,
             serial: facts.serial,
@@ -82,10 +74,16 @@ impl WorkloadCertificate {
             not_before: facts.not_before,
             not_after: facts.not_after,
             chain_pem: issued.pem,
+            roots: issued.roots,
             server: Arc::new(server),
-            roots,
+            trust,
             client,
         })
+    }
+
+    /// What its peers are judged by.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// As a client that accepts exactly `expected` as the server's identity; no SNI, no resumption.
@@ -95,7 +93,7 @@ impl WorkloadCertificate {
 
     /// Like [`Self::client`], where a destination may answer as any of several identities.
     pub fn client_of_any(&self, expected: Arc<[Identity]>) -> Arc<ClientConfig> {
-        let servers = ServerIdentityVerifier::new(Arc::clone(&self.roots), expected);
+        let servers = ServerIdentityVerifier::new(Arc::clone(&self.trust), expected);
         let mut config = self.client.clone();
         config
             .dangerous()
@@ -114,39 +112,29 @@ impl fmt::Debug for WorkloadCertificate {
     }
 }
 
-fn trust_anchors(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(root.clone())?;
-    }
-    Ok(Arc::new(store))
-}
-
 /// In both roles: what a peer would refuse must not be put in force.
 fn verify(
     identity: &Identity,
     issued: &IssuedChain,
-    roots: &Arc<RootCertStore>,
     now: OffsetDateTime,
 ) -> Result<(), rustls::Error> {
-    let IssuedChain {
-        leaf,
-        intermediates,
-        ..
-    } = issued;
-    let now = unix_time(now);
-    // Names are ignored by the verifier; the trait wants one.
-    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-    ServerIdentityVerifier::new(Arc::clone(roots), [identity.clone()].into()).verify_server_cert(
-        leaf,
-        intermediates,
-        &name,
-        &[],
-        now,
-    )?;
-    let own_domain = [identity.trust_domain().clone()].into();
-    ClientIdentityVerifier::new(Arc::clone(roots), own_domain)
-        .map_err(|error| rustls::Error::General(error.to_string()))?
-        .verify_client_cert(leaf, intermediates, now)?;
+    let answer = TrustBundle::of_answer(identity.trust_domain(), &issued.roots)
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    for purpose in [Purpose::Server, Purpose::Client] {
+        let IssuedChain {
+            leaf,
+            intermediates,
+            ..
+        } = issued;
+        let now = unix_time(now);
+        let verified = answer.verify_anew(leaf, intermediates, purpose, now)?;
+        if verified.identity != *identity {
+            return Err(PeerError::Unexpected {
+                presented: verified.identity,
+                expected: identity.to_string(),
+            }
+            .into());
+        }
+    }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What a certificate says, read with a parser of its own (webpki knows no URI names).
 
+use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
 use time::OffsetDateTime;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -58,6 +59,17 @@ pub(super) fn identity(certificate: &CertificateDer<'_>) -> Result<Identity, Pee
 /// The certificates of a PEM text, in its order. What else is in it is passed over.
 pub(super) fn certificates_of(text: &str) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     CertificateDer::pem_slice_iter(text.as_bytes()).collect()
+}
+
+/// Of the parts joined together.
+pub(super) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(context.finish().as_ref());
+    sum
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::{Daemon, Output, client, table::Table};
 use crate::{
+    cert::trust::{Relation, TrustStatus},
     node::{kubelet::KubeletStatus, status::NodeStatus},
     observe::PartyStatus,
     redirect::CaptureState,
@@ -57,13 +58,20 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     for missing in &status.privileges.missing {
         let _ = writeln!(text, "  MISSING: {missing}");
     }
+    for problem in &status.trust.problems {
+        let _ = writeln!(text, "trust: problem: {problem}");
+    }
     let _ = write!(
         text,
         "\n{}\n{}\n{}",
         pods(status),
         certificates(status, now),
-        connections(status)
+        roots(&status.trust, now)
     );
+    if !status.trust.crls.is_empty() {
+        let _ = write!(text, "\n{}", crls(&status.trust, now));
+    }
+    let _ = write!(text, "\n{}", connections(status));
     text
 }
 
@@ -129,6 +137,52 @@ fn certificates(status: &NodeStatus, now: OffsetDateTime) -> Table {
             left(certificate.not_after),
             left(certificate.rotates_at),
             certificate.error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table
+}
+
+fn roots(trust: &TrustStatus, now: OffsetDateTime) -> Table {
+    let mut table = Table::new(["TRUST DOMAIN", "ROOT", "SHA-256", "EXPIRES IN", "FROM"]);
+    for domain in &trust.domains {
+        let mut names = vec![domain.trust_domain.to_string()];
+        names.extend(domain.aliases.iter().map(ToString::to_string));
+        let mut name = names.join(",");
+        if domain.relation == Relation::Federated {
+            name.push_str(" (federated)");
+        }
+        for root in &domain.roots {
+            let sources: Vec<String> = root.sources.iter().map(ToString::to_string).collect();
+            table.row([
+                name.clone(),
+                root.subject.clone(),
+                // Enough to tell a handful apart; JSON has all of it.
+                root.fingerprint.chars().take(16).collect(),
+                duration(root.not_after - now),
+                sources.join(","),
+            ]);
+        }
+    }
+    table
+}
+
+fn crls(trust: &TrustStatus, now: OffsetDateTime) -> Table {
+    let mut table = Table::new([
+        "REVOCATION LIST OF",
+        "SIGNED BY",
+        "REVOKED",
+        "AGE",
+        "NEXT IN",
+    ]);
+    for crl in &trust.crls {
+        let signer = crl.signed_by.as_deref();
+        let next = crl.next_update;
+        table.row([
+            crl.issuer.clone(),
+            signer.map_or("no root".to_owned(), |it| it.chars().take(16).collect()),
+            crl.revoked.to_string(),
+            duration(now - crl.this_update),
+            next.map_or_else(|| "-".to_owned(), |next| duration(next - now)),
         ]);
     }
     table

@@ -134,6 +134,7 @@ impl CaConfig {
             cluster_id: "Kubernetes".into(),
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
+            trust_domain_aliases: Arc::default(),
         }
     }
 

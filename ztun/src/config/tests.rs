@@ -274,3 +274,32 @@ fn flags_are_parsed_from_a_command_line() {
     );
     assert_eq!(config.data_threads.get(), 2);
 }
+
+#[test]
+fn what_is_trusted_may_be_left_out_and_must_be_absolute_otherwise() {
+    let config = Config::load(sources()).unwrap();
+    assert_eq!(config.trust, TrustSettings::default());
+    assert!(config.trust_domain_aliases.is_empty());
+    let config = Config::load(with_file(
+        "trustDomainAliases: former.example, cluster.local\ntrust:\n  crlFile: /etc/ztun/crl.pem\n",
+    ));
+    let config = config.unwrap();
+    assert_eq!(config.trust.crls, Some("/etc/ztun/crl.pem".into()));
+    let aliases: Vec<_> = config
+        .trust_domain_aliases
+        .iter()
+        .map(TrustDomain::as_str)
+        .collect();
+    assert_eq!(aliases, ["former.example", "cluster.local"]);
+    let errors = errors(with_file(
+        "trustDomainAliases: a,B\ntrust:\n  rootsFile: roots.pem\n",
+    ));
+    assert!(
+        errors[0].contains("trust domains with commas between them"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].contains("trust.rootsFile is `roots.pem`"),
+        "{errors:?}"
+    );
+}

@@ -46,6 +46,33 @@ pub(super) fn trust_domain(value: &str) -> Result<TrustDomain, Expected> {
         .map_err(|_| "1 to 255 lower-case letters, digits, `-`, `_` and `.`".to_owned())
 }
 
+/// Separated by commas; nothing is none.
+pub(super) fn trust_domains(value: &str) -> Result<Vec<TrustDomain>, Expected> {
+    let names = value.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(trust_domain)
+        .collect::<Result<_, _>>()
+        .map_err(|expected| format!("trust domains with commas between them, each {expected}"))
+}
+
+/// As [`trust_domains`] reads them.
+pub(super) fn trust_domains_text<S: Serializer>(
+    domains: &[TrustDomain],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let names: Vec<_> = domains.iter().map(TrustDomain::as_str).collect();
+    serializer.serialize_str(&names.join(","))
+}
+
+/// Nothing is none.
+pub(super) fn optional_path(value: &str) -> Result<Option<PathBuf>, Expected> {
+    match value {
+        "" => Ok(None),
+        path => self::path(path).map(Some),
+    }
+}
+
 pub(super) fn path(value: &str) -> Result<PathBuf, Expected> {
     if Path::new(value).is_absolute() {
         Ok(value.into())

@@ -3,6 +3,7 @@
 mod addresses;
 mod admin;
 pub mod api;
+mod credentials;
 mod ending;
 mod endpoints;
 mod handover;
@@ -24,7 +25,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use prometheus_client::registry::Registry;
 use tokio::{
     runtime,
     task::LocalSet,
@@ -32,9 +32,10 @@ use tokio::{
 };
 
 use self::{
+    credentials::Credentials,
     ending::{Running, Signals, Tasks},
-    endpoints::Endpoints,
-    handover::Heritage,
+    endpoints::{Endpoints, SocketFiles},
+    handover::{HandedPod, HandoverServer, Heritage, Inheritance},
     kubelet::KubeletProbes,
     membership::Membership,
     pods::{Pods, run_blocking},
@@ -45,16 +46,13 @@ use self::{
     status::StatusReporter,
 };
 use crate::{
-    cert::{
-        self, CertificateAuthority, CertificateManager, CertificateSettings, EmbeddedCa, GrpcCa,
-        GrpcCaSettings, clock::SystemClock, fips,
-    },
+    cert::{CertificateManager, fips},
     config::{Config, Timeouts},
     mesh::Mesh,
     observe::{LogFilter, Metrics, http},
-    proxy::{self, Proxy, ProxySettings},
+    proxy::{self, PodListeners, Proxy, ProxySettings},
     redirect::{Finding, KernelError, KernelReport, Redirect},
-    source::{self, file::FileSource},
+    source::file::FileSource,
 };
 
 /// How often pods are checked for a network namespace that went away without an unenrol, and the
@@ -101,19 +99,11 @@ async fn node(
     let redirect = Arc::new(Redirect::new(&config.bpf_directory)?);
 
     let mesh = Mesh::empty();
-    let certificates = Arc::new(certificates(&config)?);
+    // It goes last: files are followed as long as the daemon runs.
+    let credentials = Credentials::new(&config)?;
+    let (trust, certificates) = (&credentials.trust, &credentials.certificates);
     let metrics = Metrics::default();
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
-    let proxy = {
-        let _on_the_data_runtime = data.enter();
-        Proxy::new(
-            mesh.clone(),
-            certificates.clone(),
-            proxy_settings(&config),
-            metrics,
-        )
-    };
+    let proxy = start_proxy(&config, &mesh, certificates, metrics.clone(), &data);
     let source = Arc::new(FileSource::start(
         &config.mesh_directory,
         mesh.clone(),
@@ -121,27 +111,19 @@ async fn node(
     )?);
     let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone());
-    source::register_metrics(&mut registry, source.clone());
-    cert::metrics::register(&mut registry, &certificates);
+    let registry = telemetry::registry(&metrics, &pods, &source, &credentials);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
         certificates.clone(),
     ));
-    let heritage = Arc::new(Heritage {
-        pods: pods.clone(),
-        readiness: readiness.clone(),
-        sockets: endpoints.try_clone().context("duplicate the sockets")?,
-    });
+    let sockets = endpoints.try_clone().context("duplicate the sockets")?;
+    let heritage = Arc::new(Heritage::new(&pods, &readiness, sockets));
 
     let files = endpoints.files();
     let mut tasks = Tasks::default();
-    let handler = http::readiness({
-        let readiness = readiness.clone();
-        move || readiness.missing()
-    });
-    let mut answer = Some(http::serve(endpoints.readiness, Arc::new(handler)));
+    let handler = Arc::new(readiness.clone().handler());
+    let mut answer = Some(http::serve(endpoints.readiness, handler));
     match inheritance {
         None => {
             // It says what is missing.
@@ -150,13 +132,10 @@ async fn node(
             }
             pods.restore(Vec::new()).await?;
         }
-        Some(mut inheritance) => {
-            let ready = handover::warm_up(&inheritance, &mesh, &certificates, &config.timeouts);
+        Some(inheritance) => {
+            let ready = handover::warm_up(&inheritance, &mesh, certificates, &config.timeouts);
             let _kept = ready.await?;
-            let handed = inheritance.take_pods();
-            run_blocking(move || inheritance.commit()).await?;
-            files.take();
-            endpoints.handover.take()?;
+            let handed = take_over(inheritance, &files, &endpoints.handover).await?;
             pods.restore(handed).await?;
         }
     }
@@ -184,7 +163,8 @@ async fn node(
         membership: membership.clone(),
         proxy: proxy.clone(),
         mesh,
-        certificates,
+        certificates: certificates.clone(),
+        trust: trust.clone(),
         source,
         readiness,
         kubelet,
@@ -215,30 +195,33 @@ async fn node(
     Ok(())
 }
 
-fn certificates(config: &Config) -> anyhow::Result<CertificateManager> {
-    let settings = CertificateSettings {
-        lifetime: config.certificate_lifetime,
-        wait: config.timeouts.certificate,
-        key_exchange: config.tls.key_exchange,
-        ..CertificateSettings::new([config.trust_domain.clone()])
-    };
-    let ca = certificate_authority(config)?;
-    Ok(CertificateManager::new(ca, settings, Arc::new(SystemClock)))
+/// From here on the node is this daemon's; what its predecessor has captured.
+async fn take_over(
+    mut inheritance: Inheritance,
+    files: &SocketFiles,
+    handover: &HandoverServer,
+) -> anyhow::Result<Vec<(HandedPod, PodListeners)>> {
+    let handed = inheritance.take_pods();
+    run_blocking(move || inheritance.commit()).await?;
+    files.take();
+    handover.take()?;
+    Ok(handed)
 }
 
-fn certificate_authority(config: &Config) -> anyhow::Result<Arc<dyn CertificateAuthority>> {
-    let Some(address) = config.ca.address.clone() else {
-        let trust_domain = config.trust_domain.clone();
-        let ca = EmbeddedCa::open(&config.ca_directory, trust_domain)?;
-        return Ok(Arc::new(ca));
-    };
-    let ca = GrpcCa::new(GrpcCaSettings {
-        address,
-        root_file: config.ca.root_file.clone(),
-        token_file: config.ca.token_file.clone(),
-        cluster_id: config.cluster_id.clone(),
-    })?;
-    Ok(Arc::new(ca))
+fn start_proxy(
+    config: &Config,
+    mesh: &Arc<Mesh>,
+    certificates: &Arc<CertificateManager>,
+    metrics: Metrics,
+    data: &runtime::Handle,
+) -> Arc<Proxy> {
+    let _on_the_data_runtime = data.enter();
+    Proxy::new(
+        mesh.clone(),
+        certificates.clone(),
+        proxy_settings(config),
+        metrics,
+    )
 }
 
 /// Refuses a kernel that capture can't work on, before anything is changed.

@@ -5,10 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use ::http::request::Parts;
 use time::OffsetDateTime;
 
 use super::pods::Pods;
-use crate::{cert::CertificateManager, mesh::Mesh};
+use crate::{
+    cert::CertificateManager,
+    mesh::Mesh,
+    observe::http::{self, Answer},
+};
 
 #[derive(Debug)]
 pub struct Readiness {
@@ -28,6 +33,11 @@ impl Readiness {
             draining: AtomicBool::new(false),
             restored: AtomicBool::new(false),
         }
+    }
+
+    /// Answers whoever probes it.
+    pub fn handler(self: Arc<Self>) -> impl Fn(&Parts) -> Option<Answer> {
+        http::readiness(move || self.missing())
     }
 
     /// What is missing, in the operator's words; empty means ready.

@@ -13,7 +13,7 @@ use super::{
     readiness::Readiness,
 };
 use crate::{
-    cert::{CertificateManager, CertificateStatus},
+    cert::{CertificateManager, CertificateStatus, Trust, trust::TrustStatus},
     mesh::{Identity, Mesh, PodName, WorkloadUid},
     observe::ConnectionStatus,
     proxy::Proxy,
@@ -35,6 +35,8 @@ pub struct NodeStatus {
     pub privileges: Privileges,
     pub pods: Vec<PodStatus>,
     pub certificates: Vec<CertificateStatus>,
+    #[serde(default)]
+    pub trust: TrustStatus,
     pub connections: Vec<ConnectionStatus>,
 }
 
@@ -73,6 +75,7 @@ pub struct StatusReporter {
     pub proxy: Arc<Proxy>,
     pub mesh: Arc<Mesh>,
     pub certificates: Arc<CertificateManager>,
+    pub trust: Arc<Trust>,
     pub source: Arc<FileSource>,
     pub readiness: Arc<Readiness>,
     pub kubelet: Arc<KubeletProbes>,
@@ -95,6 +98,7 @@ impl StatusReporter {
             privileges: self.privileges.clone(),
             pods: self.pods().await,
             certificates: self.certificates.status(),
+            trust: self.trust.status(),
             connections: self.proxy.connections(),
         }
     }

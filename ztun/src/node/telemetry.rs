@@ -5,20 +5,39 @@ use std::{fmt, sync::Arc};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{MetricType, counter::ConstCounter},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
 
-use super::pods::Pods;
+use super::{credentials::Credentials, pods::Pods};
+use crate::{
+    cert::{self, Trust},
+    observe::Metrics,
+    source::{self, file::FileSource},
+};
 
-/// Registers the metrics of the node's pods.
-pub fn register(registry: &mut Registry, pods: Arc<Pods>) {
-    registry.register_collector(Box::new(NodeCollector { pods }));
+/// All metrics of the daemon.
+pub fn registry(
+    metrics: &Metrics,
+    pods: &Arc<Pods>,
+    source: &Arc<FileSource>,
+    credentials: &Credentials,
+) -> Registry {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    registry.register_collector(Box::new(NodeCollector {
+        pods: pods.clone(),
+        trust: credentials.trust.clone(),
+    }));
+    source::register_metrics(&mut registry, source.clone());
+    cert::metrics::register(&mut registry, &credentials.certificates);
+    registry
 }
 
 #[derive(Debug)]
 struct NodeCollector {
     pods: Arc<Pods>,
+    trust: Arc<Trust>,
 }
 
 /// A pod's series end with its enrolment, and begin at 0 when it is captured anew.
@@ -31,6 +50,21 @@ struct VerdictLabels {
 
 impl Collector for NodeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let trust = ConstGauge::new(i64::try_from(self.trust.problems()).unwrap_or(i64::MAX));
+        trust.encode(encoder.encode_descriptor(
+            "ztun_trust_problems",
+            "Files of roots, bundles and revocation lists that can't be taken as they are now; ztun status lists them",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        if let Some(at) = self.trust.oldest_crl() {
+            ConstGauge::new(at.unix_timestamp()).encode(encoder.encode_descriptor(
+                "ztun_crl_this_update_seconds",
+                "When the oldest revocation list in force was made, in seconds since 1970",
+                None,
+                MetricType::Gauge,
+            )?)?;
+        }
         let mut verdicts = encoder.encode_descriptor(
             "ztun_kernel_verdicts",
             "Verdicts of the kernel programs, by pod",

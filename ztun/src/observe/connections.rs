@@ -22,6 +22,7 @@ use super::{
     metrics::{ConnectionMetrics, Metrics},
 };
 use crate::{
+    cert::trust::Peer,
     mesh::{Identity, PodName, policy::authorization::AuditFinding},
     proxy::ProxyError,
 };
@@ -48,6 +49,7 @@ pub struct OpenConnection {
     close: CancellationToken,
     close_reason: OnceLock<ProxyError>,
     audit: OnceLock<String>,
+    peer: OnceLock<Arc<Peer>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,6 +102,7 @@ impl Connections {
             close: CancellationToken::new(),
             close_reason: OnceLock::new(),
             audit: OnceLock::new(),
+            peer: OnceLock::new(),
         });
         self.table().insert(connection.id, Arc::clone(&connection));
         connection
@@ -181,6 +184,16 @@ impl OpenConnection {
     pub fn sent_to_source(&self, bytes: usize) {
         self.to_source.fetch_add(bytes as u64, Ordering::Relaxed);
         self.metrics.to_source(bytes as u64);
+    }
+
+    /// Says whose connection carries it. Told once: a tunnel stays where it is.
+    pub fn carried_by(&self, peer: Arc<Peer>) {
+        let _ = self.peer.set(peer);
+    }
+
+    /// The proxy at the other end of its tunnel, if it is in one.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.get().map(|peer| &**peer)
     }
 
     /// Asks for its end; the first reason counts.

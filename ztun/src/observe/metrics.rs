@@ -41,6 +41,7 @@ pub enum Refusal {
     TooManyConnections,
     HandshakeTimeout,
     Tls,
+    CertificateRevoked,
     Http2,
     NoCertificate,
     BadRequest,

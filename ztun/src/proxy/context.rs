@@ -61,6 +61,7 @@ impl Proxy {
             runtime: Handle::current(),
         });
         tokio::spawn(rejudge::on_changes(Arc::downgrade(&proxy)));
+        tokio::spawn(rejudge::on_changed_trust(Arc::downgrade(&proxy)));
         proxy
     }
 

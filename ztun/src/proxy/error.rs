@@ -5,7 +5,11 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use http::StatusCode;
 
 use crate::{
-    cert::{CertificateError, PeerError, describe_tls_error, tls::tls_error},
+    cert::{
+        CertificateError, PeerError, describe_tls_error,
+        tls::{is_revoked, tls_error},
+        trust::Distrusted,
+    },
     mesh::{Denial, PodName},
     observe::ResponseFlag,
 };
@@ -76,6 +80,8 @@ pub enum ProxyError {
     Reset { side: Side, reason: String },
     #[error("no longer allowed: {0}")]
     Revoked(Denial),
+    #[error(transparent)]
+    Distrusted(#[from] Distrusted),
     #[error("the pod was removed from the mesh")]
     PodRemoved,
     #[error("the proxy is shutting down")]
@@ -138,7 +144,8 @@ impl ProxyError {
     pub fn flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) | Self::Revoked(_) | Self::DeniedByPeer { .. } => ResponseFlag::Deny,
-            Self::Certificate(_) => ResponseFlag::IdentityError,
+            Self::Distrusted(Distrusted { revoked: true, .. }) => ResponseFlag::CertificateRevoked,
+            Self::Certificate(_) | Self::Distrusted(_) => ResponseFlag::IdentityError,
             Self::Tls { fault, .. } => match fault {
                 TlsFault::Identity => ResponseFlag::IdentityError,
                 TlsFault::Revoked => ResponseFlag::CertificateRevoked,
@@ -182,9 +189,7 @@ impl ProxyError {
     pub(super) fn tls(address: SocketAddr, error: &io::Error) -> Self {
         let fault = match tls_error(error) {
             Some(error) if PeerError::of(error).is_some() => TlsFault::Identity,
-            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)) => {
-                TlsFault::Revoked
-            }
+            Some(_) if is_revoked(error) => TlsFault::Revoked,
             _ => TlsFault::Handshake,
         };
         Self::Tls {

@@ -13,6 +13,7 @@ use super::{
     socket,
 };
 use crate::{
+    cert::trust::Peer,
     mesh::{Connection, Decision, Service, Workload},
     observe::{Direction, Flow, OpenConnection, Party, Security},
 };
@@ -28,6 +29,8 @@ pub struct Entry {
     pub hbone_address: Option<SocketAddr>,
     /// Which the client meant, if it can be told.
     pub service: Option<Arc<Service>>,
+    /// Who carries it, if it came in a tunnel.
+    pub peer: Option<Arc<Peer>>,
 }
 
 pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accepted) {
@@ -39,6 +42,7 @@ pub async fn serve_plaintext(proxy: &Proxy, pod: &Arc<LocalPod>, accepted: Accep
         security: Security::Plaintext,
         hbone_address: None,
         service: None,
+        peer: None,
     };
     let (connection, admitted) = admit(proxy, pod, entry).await;
     let outcome = match admitted {
@@ -75,7 +79,14 @@ pub async fn admit(
         service: entry.service,
         security: entry.security,
     });
+    if let Some(peer) = &entry.peer {
+        connection.carried_by(Arc::clone(peer));
+    }
     let admitted = async {
+        // Asked after it is listed, like policy below: a change in between finds it there.
+        if let Some(peer) = &entry.peer {
+            proxy.certificates.trust().judge(peer)?;
+        }
         let (snapshot, workload) = known?;
         let judged = judged(&connection, &workload);
         let findings: Vec<_> = snapshot.policies().audit(&judged).collect();

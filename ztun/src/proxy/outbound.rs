@@ -170,6 +170,7 @@ async fn same_node(
         security: Security::SameNode,
         hbone_address: None,
         service: flow.service.clone(),
+        peer: None,
     };
     let (entered, admitted) = inbound::admit(proxy, peer, entry).await;
     let outcome = match admitted {
@@ -211,7 +212,14 @@ async fn hbone(
             &mut rand::rng(),
         )
     };
-    let PooledTunnel { tunnel, lease } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    let PooledTunnel {
+        tunnel,
+        lease,
+        peer,
+    } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    connection.carried_by(Arc::clone(&peer));
+    // Asked once it can be found: trust may have changed while the tunnel was set up.
+    proxy.certificates.trust().judge(&peer)?;
     let meter = Meter::new([Arc::clone(connection)]);
     let outcome = relay_tunnel(application, Side::Downstream, tunnel, &meter).await;
     drop(lease);

@@ -1,4 +1,4 @@
-//! Applies a changed policy to the connections that are open already.
+//! Applies changed policies and changed trust to the connections that are open already.
 
 use std::sync::{Arc, Weak};
 
@@ -16,6 +16,33 @@ pub async fn on_changes(proxy: Weak<Proxy>) {
         };
         keep_certificates(&proxy);
         rejudge(&proxy);
+    }
+}
+
+/// Runs until the proxy is gone.
+pub async fn on_changed_trust(proxy: Weak<Proxy>) {
+    let Some(mut changes) = proxy
+        .upgrade()
+        .map(|proxy| proxy.certificates.trust().changes())
+    else {
+        return;
+    };
+    while changes.changed().await.is_ok() {
+        let Some(proxy) = proxy.upgrade() else {
+            return;
+        };
+        end_distrusted(&proxy);
+    }
+}
+
+/// Tunnels of peers that aren't believed any more. Connections without one end by themselves.
+fn end_distrusted(proxy: &Proxy) {
+    let trust = proxy.certificates.trust();
+    for connection in proxy.connections.all() {
+        let judged = connection.peer().map_or(Ok(()), |peer| trust.judge(peer));
+        if let Err(distrusted) = judged {
+            connection.close(distrusted.into());
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: what a release build costs, measured from outside of it.
 
 mod footprint;
+mod handshake;
 mod machine;
 mod policy;
 mod process;
@@ -24,6 +25,7 @@ use self::report::Report;
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 enum Bench {
     Footprint(footprint::Args),
+    Handshake(handshake::Args),
     Policy(policy::Args),
     Soak(soak::Args),
     Start(start::Args),
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run(bench: &Bench) -> Result<Report> {
-    let drives_daemons = !matches!(bench, Bench::Policy(_));
+    let drives_daemons = !matches!(bench, Bench::Handshake(_) | Bench::Policy(_));
     if drives_daemons && let Err(reason) = can_run_daemons() {
         bail!("benchmarks can't run here: {reason}");
     }
@@ -49,6 +51,7 @@ fn run(bench: &Bench) -> Result<Report> {
     runtime.block_on(async {
         match bench {
             Bench::Footprint(args) => footprint::run(args).await,
+            Bench::Handshake(args) => handshake::run(args),
             Bench::Policy(args) => policy::run(args),
             Bench::Soak(args) => soak::run(args).await,
             Bench::Start(args) => start::run(args).await,

@@ -10,8 +10,11 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 use super::{Authenticator, CallerNode, TokenHash};
 use crate::{
-    ca::{refusal::Refusal, stamp::Stamp},
-    cert::private_file::{self, PrivateFileError},
+    ca::refusal::Refusal,
+    cert::{
+        private_file::{self, PrivateFileError},
+        stamp::Stamp,
+    },
 };
 
 /// As long as a token of 128 random bits in hexadecimal.

@@ -47,13 +47,13 @@ use super::{
     server::CaServer,
     service::{CertificateService, Refusals},
     serving::ServingCertificate,
-    signer::Signer,
 };
 use crate::{
     cert::{
         KeyExchange,
         clock::{Clock as _, SystemClock},
         key::WorkloadKey,
+        signer::Signer,
     },
     config::{RateLimits, SignerSource},
     mesh::{Identity, Mesh, Snapshot, fixture},

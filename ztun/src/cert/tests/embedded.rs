@@ -9,13 +9,15 @@ use std::{
     thread,
 };
 
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tempfile::TempDir;
 
 use super::{DAY, TestRoot, identity, trust_domain};
 use crate::cert::{
-    EmbeddedCa, EmbeddedCaError, IssuedChain,
+    EmbeddedCa, EmbeddedCaError, IssuedChain, Trust,
     embedded::{ROOT_CERTIFICATE, ROOT_KEY},
     key::WorkloadKey,
+    trust::{OwnDomains, Purpose},
 };
 
 fn open(directory: &Path) -> Result<EmbeddedCa, EmbeddedCaError> {
@@ -177,4 +179,45 @@ fn a_place_that_can_not_be_written_is_named() {
         error.contains("can't create") && error.contains("file/ca"),
         "{error}"
     );
+}
+
+#[test]
+fn a_root_that_is_exchanged_is_used_for_the_next_certificate() {
+    let directory = TempDir::new().unwrap();
+    let ca = open(directory.path()).unwrap();
+    let first = issue(&ca);
+    let (certificate, key) = (
+        directory.path().join(ROOT_CERTIFICATE),
+        directory.path().join(ROOT_KEY),
+    );
+    let next = TestRoot::new();
+    let both = fs::read_to_string(&certificate).unwrap() + &next.pem;
+    fs::write(&certificate, both).unwrap();
+    let second = issue(&ca);
+    assert_eq!(second.roots, [first.roots[0].clone(), next.der()]);
+    assert!(is_signed_by(&second, &first.roots[0]));
+
+    fs::write(&key, next.key.serialize_pem()).unwrap();
+    assert!(is_signed_by(&issue(&ca), &next.der()));
+}
+
+fn is_signed_by(chain: &IssuedChain, root: &CertificateDer<'static>) -> bool {
+    let trust = Trust::new(OwnDomains::new(trust_domain(), &[]));
+    trust
+        .answered(&identity("a"), std::slice::from_ref(root))
+        .unwrap();
+    let bundle = trust.bundle();
+    let verified = bundle.verify(&chain.leaf, &[], Purpose::Client, UnixTime::now());
+    verified.is_ok()
+}
+
+#[test]
+fn files_that_go_bad_leave_the_last_good_root_in_force() {
+    let directory = TempDir::new().unwrap();
+    let ca = open(directory.path()).unwrap();
+    let roots = issue(&ca).roots;
+    fs::write(directory.path().join(ROOT_CERTIFICATE), "garbage").unwrap();
+    assert_eq!(issue(&ca).roots, roots);
+    fs::remove_file(directory.path().join(ROOT_KEY)).unwrap();
+    assert_eq!(issue(&ca).roots, roots);
 }

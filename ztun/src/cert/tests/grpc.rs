@@ -69,7 +69,7 @@ async fn a_manager_over_the_network_gets_a_certificate() {
     let ca = FakeCa::start(Conduct::Signs).await;
     let manager = CertificateManager::new(
         std::sync::Arc::new(ca.client()),
-        CertificateSettings::new([trust_domain()]),
+        CertificateSettings::new(trust_domain()),
         std::sync::Arc::new(SystemClock),
     );
     manager.retain(&identity("a"));

@@ -8,7 +8,7 @@ use rustls::{ClientConfig, ServerConfig, sign::CertifiedKey, version::TLS13};
 use super::{
     DAY, TestRoot,
     connect::{Refused, connect},
-    dns, identity, named, trust_domain, uri,
+    dns, identity, named, uri,
 };
 use crate::{
     cert::{KeyExchange, PeerError, peer_identity, tls, verifier::ServerIdentityVerifier},
@@ -18,12 +18,11 @@ use crate::{
 /// A client with whatever certificate, that expects `b`.
 fn client_with(root: &TestRoot, key: Arc<CertifiedKey>) -> Arc<ClientConfig> {
     let expected = [identity("b")].into();
-    Arc::new(tls::client_config(key, root.store(), expected, KeyExchange::default()).unwrap())
+    Arc::new(tls::client_config(key, root.trust(), expected, KeyExchange::default()).unwrap())
 }
 
 fn server_with(root: &TestRoot, key: Arc<CertifiedKey>) -> Arc<ServerConfig> {
-    let trusted = [trust_domain()].into();
-    Arc::new(tls::server_config(key, root.store(), trusted, KeyExchange::default()).unwrap())
+    Arc::new(tls::server_config(key, root.trust(), KeyExchange::default()).unwrap())
 }
 
 /// What the server `b` makes of a client with this certificate.
@@ -91,7 +90,7 @@ async fn a_server_may_be_any_of_several_expected_ones() {
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() {
     let root = TestRoot::new();
-    let servers = ServerIdentityVerifier::new(root.store(), [identity("b")].into());
+    let servers = ServerIdentityVerifier::new(root.trust(), [identity("b")].into());
     let mut client = ClientConfig::builder_with_provider(KeyExchange::default().provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -211,7 +210,7 @@ async fn dns_names_beside_the_identity_are_ignored() {
 #[tokio::test]
 async fn a_certificate_of_another_root_is_refused_whatever_that_root_is_called() {
     let root = TestRoot::new();
-    let expected = "not signed by a root of this mesh";
+    let expected = "not signed by a root that this mesh trusts";
     for other in [TestRoot::new(), TestRoot::of(&"elsewhere".parse().unwrap())] {
         let by_server = refused_client(&root, other.odd(named("a"), |_| {})).await;
         let (server, client) = (by_server.server(), by_server.client());

@@ -14,7 +14,7 @@ use crate::cert::{
 async fn node() -> (CertificateManager, Arc<TestCa>) {
     let clock = TestClock::new();
     let ca = TestCa::new(&clock, Mood::Signs);
-    let settings = CertificateSettings::new([trust_domain()]);
+    let settings = CertificateSettings::new(trust_domain());
     let manager = CertificateManager::new(ca.clone(), settings, clock);
     manager.retain(&identity("a"));
     manager.certificate(&identity("a")).await.unwrap();

@@ -26,7 +26,7 @@ pub(super) fn given_for(mood: Mood, lifetime: Duration) -> Given {
     let settings = CertificateSettings {
         lifetime,
         wait: WAIT,
-        ..CertificateSettings::new([trust_domain()])
+        ..CertificateSettings::new(trust_domain())
     };
     let manager = CertificateManager::new(Arc::clone(&ca) as _, settings, Arc::clone(&clock) as _);
     manager.retain(&identity("a"));

@@ -16,6 +16,7 @@ mod managed;
 mod manager;
 mod negotiation;
 mod signer_files;
+mod trust;
 
 use std::{
     fmt,
@@ -32,7 +33,6 @@ use rcgen::{
     ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData, SanType,
 };
 use rustls::{
-    RootCertStore,
     crypto::aws_lc_rs::sign::any_ecdsa_type,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
     sign::CertifiedKey,
@@ -41,11 +41,12 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
-    CaError, CertificateAuthority, CertificateRequest, IssuedChain, KeyExchange,
+    CaError, CertificateAuthority, CertificateRequest, IssuedChain, KeyExchange, Trust,
     WorkloadCertificate,
     clock::Clock,
     key::WorkloadKey,
     root::{self, Root},
+    trust::OwnDomains,
 };
 use crate::mesh::{Identity, TrustDomain};
 
@@ -95,12 +96,15 @@ impl TestRoot {
         Root::new(self.key_copy(), &self.pem, trust_domain()).unwrap()
     }
 
-    fn store(&self) -> Arc<RootCertStore> {
-        let mut store = RootCertStore::empty();
-        store
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
-            .unwrap();
-        Arc::new(store)
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()
+    }
+
+    /// Of a node whose CA this is.
+    fn trust(&self) -> Arc<Trust> {
+        let trust = Trust::new(OwnDomains::new(trust_domain(), &[]));
+        trust.answered(&identity("this"), &[self.der()]).unwrap();
+        trust
     }
 
     fn certificate(&self, identity: &Identity) -> WorkloadCertificate {
@@ -112,8 +116,7 @@ impl TestRoot {
         let csr = key.request(identity).unwrap();
         let now = OffsetDateTime::now_utc();
         let issued = self.root().sign(identity, csr.der(), DAY, now).unwrap();
-        let trusted = [trust_domain()].into();
-        WorkloadCertificate::new(identity.clone(), &key, issued, trusted, by, now).unwrap()
+        WorkloadCertificate::new(identity.clone(), &key, issued, self.trust(), by, now).unwrap()
     }
 
     /// A leaf in good order but for what `change` makes of it, with its key.

@@ -123,7 +123,7 @@ fn of_group(group: &'static dyn SupportedKxGroup) -> Arc<CryptoProvider> {
 }
 
 fn client_of_group(root: &TestRoot, group: &'static dyn SupportedKxGroup) -> Arc<ClientConfig> {
-    let servers = ServerIdentityVerifier::new(root.store(), [identity("b")].into());
+    let servers = ServerIdentityVerifier::new(root.trust(), [identity("b")].into());
     let key = root.odd(named("a"), |_| {});
     let mut config = ClientConfig::builder_with_provider(of_group(group))
         .with_protocol_versions(&[&TLS13])

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
 use super::*;
-use crate::cert::{EmbeddedCaError, given::SignerFiles};
+use crate::cert::{EmbeddedCaError, given::SignerFiles, trust::OwnDomains};
 
 /// Istio's names.
 const KEY: &str = "ca-key.pem";
@@ -61,16 +61,8 @@ fn issue(root: &Root) -> IssuedChain {
     let now = OffsetDateTime::now_utc();
     let issued = root.sign(&a, csr.der(), DAY, now).unwrap();
     // Refuses what a peer would.
-    let trusted = [trust_domain()].into();
-    WorkloadCertificate::new(
-        a,
-        &key,
-        issued.clone(),
-        trusted,
-        KeyExchange::default(),
-        now,
-    )
-    .unwrap();
+    let trust = Trust::new(OwnDomains::new(trust_domain(), &[]));
+    WorkloadCertificate::new(a, &key, issued.clone(), trust, KeyExchange::default(), now).unwrap();
     issued
 }
 

@@ -62,6 +62,7 @@ pub struct SimulateArgs {
 pub fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     let settings = TranslateSettings {
         trust_domain: args.trust_domain.clone(),
+        trust_domain_aliases: Arc::default(),
         cluster_id: "".into(),
         cluster_domain: "cluster.local".into(),
         root_namespace: Arc::clone(&args.root_namespace),

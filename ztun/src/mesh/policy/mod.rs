@@ -24,7 +24,10 @@ pub use self::{
     peer_authentication::{MtlsMode, PeerAuthentication, PeerAuthentications},
     selector::Selector,
 };
-use super::{identity::Identity, workload::Workload};
+use super::{
+    identity::{Identity, TrustDomain},
+    workload::Workload,
+};
 
 /// One inbound connection, as policy sees it.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,14 @@ impl Policies {
             peer_authentications: PeerAuthentications::default(),
             authorizations: Authorizations::default(),
         }
+    }
+
+    /// Has principals that name one of these match all of them: a mesh's trust domain and its
+    /// other names.
+    #[must_use]
+    pub fn with_trust_domains(mut self, names: Arc<[TrustDomain]>) -> Self {
+        self.authorizations.trust_domains = names;
+        self
     }
 
     /// Adds a policy, or replaces the one with the same key.

@@ -352,6 +352,7 @@ fn pods() -> String {
 fn snapshot(migration: &Migration) -> crate::mesh::Snapshot {
     let mut translator = Translator::new(TranslateSettings {
         trust_domain: "td".parse().unwrap(),
+        trust_domain_aliases: std::sync::Arc::default(),
         cluster_id: "c".into(),
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),

@@ -70,6 +70,20 @@ enum Failure {
     Io(io::Error),
 }
 
+impl Heritage {
+    pub fn new(
+        pods: &Arc<Pods>,
+        readiness: &Arc<Readiness>,
+        sockets: Vec<(NodeSocket, OwnedFd)>,
+    ) -> Self {
+        Self {
+            pods: pods.clone(),
+            readiness: readiness.clone(),
+            sockets,
+        }
+    }
+}
+
 impl HandoverServer {
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         let file = SocketFile::prepare(path)?;

@@ -1,6 +1,6 @@
 //! The client's end: one connection to a peer's proxy, and tunnels in it.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client};
@@ -16,10 +16,13 @@ use super::{
     transport::{FirstRead, OpenStreams, Spoken, StreamGuard, Transport},
 };
 use crate::{
-    cert::{Negotiated, WorkloadCertificate, require_h2},
+    cert::{
+        Negotiated, WorkloadCertificate, require_h2,
+        trust::{Peer, Purpose},
+    },
     mesh::Identity,
     proxy::{
-        error::{ProxyError, Retry, Stage, Target},
+        error::{ProxyError, Retry, Stage, Target, TlsFault},
         settings::Timeouts,
         socket,
     },
@@ -37,6 +40,10 @@ pub struct Connection {
     address: SocketAddr,
     /// The certificate that it was opened with, less a margin.
     pub expires: OffsetDateTime,
+    /// That certificate's.
+    pub serial: Arc<str>,
+    /// Who answered.
+    pub peer: Arc<Peer>,
 }
 
 /// One established tunnel.
@@ -66,6 +73,12 @@ pub async fn connect(
     let handshake = tls(transport, address, certificate, expected);
     let limit = timeouts.tls_handshake;
     let tls = within(limit, Stage::TlsHandshake, address, handshake).await?;
+    let peer = certificate.trust().peer(tls.get_ref().1, Purpose::Server);
+    let peer = peer.map_err(|error| ProxyError::Tls {
+        address,
+        reason: error.to_string(),
+        fault: TlsFault::Identity,
+    })?;
 
     let limit = timeouts.http2_handshake;
     let pulse = Pulse::default();
@@ -77,6 +90,8 @@ pub async fn connect(
         pulse,
         address,
         expires: certificate.not_after - EXPIRY_MARGIN,
+        serial: certificate.serial.as_str().into(),
+        peer,
     };
     Ok((connection, driver))
 }

@@ -18,8 +18,11 @@ use super::{
     transport::{OpenStreams, StreamGuard, Transport},
 };
 use crate::{
-    cert::{Negotiated, describe_tls_error, peer_identity, require_h2},
-    mesh::{Identity, Service, ServiceKey},
+    cert::{
+        Negotiated, WorkloadCertificate, describe_tls_error, require_h2, tls,
+        trust::{Peer, Purpose},
+    },
+    mesh::{Service, ServiceKey},
     observe::{ClaimedWorkload, Party, Security, metrics::Refusal},
     proxy::{
         Proxy,
@@ -38,8 +41,10 @@ type Connection = server::Connection<TlsStream<Transport>, Bytes>;
 
 /// Who is at the other end of a connection whose handshakes are done.
 #[derive(Clone, Debug)]
-struct Peer {
-    identity: Identity,
+struct Client {
+    proven: Arc<Peer>,
+    /// What it was shown.
+    shown: Arc<WorkloadCertificate>,
     address: SocketAddr,
     /// The pod's address that it dialled.
     dialled: SocketAddr,
@@ -77,7 +82,7 @@ async fn handshake(
     proxy: &Proxy,
     pod: &LocalPod,
     accepted: Accepted,
-) -> Result<(Connection, Peer, OpenStreams), Refused> {
+) -> Result<(Connection, Client, OpenStreams), Refused> {
     let no_certificate =
         |error: ProxyError| Refused::new(Refusal::NoCertificate, error.to_string());
     let (_, workload) = proxy.workload_of(pod).await.map_err(no_certificate)?;
@@ -94,15 +99,25 @@ async fn handshake(
         )
     };
 
-    let tls_failed = |error| Refused::new(Refusal::Tls, describe_tls_error(&error));
+    let tls_failed = |error| {
+        let revoked = tls::is_revoked(&error);
+        let reason = if revoked {
+            Refusal::CertificateRevoked
+        } else {
+            Refusal::Tls
+        };
+        Refused::new(reason, describe_tls_error(&error))
+    };
     let accepting = TlsAcceptor::from(Arc::clone(&certificate.server)).accept(transport);
     let tls = tokio::time::timeout(limits.tls_handshake, accepting).await;
     let tls = tls.map_err(late)?.map_err(tls_failed)?;
     require_h2(tls.get_ref().1).map_err(tls_failed)?;
-    let identity = peer_identity(tls.get_ref().1)
+    let trust = proxy.certificates.trust();
+    let proven = trust
+        .peer(tls.get_ref().1, Purpose::Client)
         .map_err(|error| Refused::new(Refusal::Tls, error.to_string()))?;
     let agreed = Negotiated::of(tls.get_ref().1);
-    tracing::debug!(client = %accepted.client, %identity, %agreed, "inbound TLS handshake done");
+    tracing::debug!(client = %accepted.client, identity = %proven.identity, %agreed, "inbound TLS handshake done");
 
     let mut builder = server::Builder::new();
     builder
@@ -116,8 +131,9 @@ async fn handshake(
     let connection = http2
         .map_err(late)?
         .map_err(|error| Refused::new(Refusal::Http2, error.to_string()))?;
-    let peer = Peer {
-        identity,
+    let peer = Client {
+        proven,
+        shown: certificate,
         address: accepted.client,
         dialled: accepted.dialled,
     };
@@ -129,10 +145,16 @@ async fn drive(
     proxy: &Arc<Proxy>,
     pod: &Arc<LocalPod>,
     mut connection: Connection,
-    peer: &Peer,
+    peer: &Client,
     streams: &OpenStreams,
 ) {
     let pulse = Pulse::default();
+    let trust = proxy.certificates.trust();
+    let mut changes = trust.changes();
+    let mut issued = proxy.certificates.changes();
+    // What changed during the handshake is asked about, too.
+    changes.mark_changed();
+    issued.mark_changed();
     let silence = keepalive::silence(connection.ping_pong(), &pulse);
     tokio::pin!(silence);
     let mut going_away = false;
@@ -162,6 +184,22 @@ async fn drive(
                 connection.graceful_shutdown();
             }
             () = pod.gone.cancelled() => return,
+            Ok(()) = changes.changed(), if !going_away => {
+                if let Err(error) = trust.judge(&peer.proven) {
+                    // Its tunnels are ended one by one, each with the reason; new ones are refused.
+                    tracing::debug!(client = %peer.address, %error, "inbound tunnel connection ends");
+                    going_away = true;
+                    connection.graceful_shutdown();
+                }
+            }
+            Ok(()) = issued.changed(), if !going_away => {
+                // New tunnels are to be proven by what is newest: the root of this one may go.
+                let WorkloadCertificate { identity, serial, .. } = &*peer.shown;
+                if !proxy.certificates.is_newest(identity, serial) {
+                    going_away = true;
+                    connection.graceful_shutdown();
+                }
+            }
             reason = &mut silence => {
                 tracing::debug!(client = %peer.address, %reason, "inbound tunnel connection dead");
                 return;
@@ -181,7 +219,7 @@ async fn time_to_go(proxy: &Proxy, is_used: bool) {
 struct Stream {
     proxy: Arc<Proxy>,
     pod: Arc<LocalPod>,
-    peer: Peer,
+    peer: Client,
     guard: StreamGuard,
 }
 
@@ -195,7 +233,7 @@ impl Stream {
                     _ => Refusal::BadRequest,
                 };
                 let client = self.peer.address;
-                let detail = format!("tunnel of {}: {detail}", self.peer.identity);
+                let detail = format!("tunnel of {}: {detail}", self.peer.proven.identity);
                 self.proxy.refused(&self.pod, client, reason, &detail);
                 answer(&mut respond, status);
                 return;
@@ -218,6 +256,7 @@ impl Stream {
             security: Security::MutualTls,
             hbone_address: Some(peer.dialled),
             service: meant_service(&proxy, &pod, forwarded.as_ref()),
+            peer: Some(Arc::clone(&peer.proven)),
         };
         let (connection, admitted) = inbound::admit(&proxy, &pod, entry).await;
         let outcome = match admitted {
@@ -268,20 +307,26 @@ impl Stream {
 
 /// The workload at the client's address is named only if it has the identity that was proven. Where
 /// there is none, telemetry takes the client's word.
-fn source(proxy: &Proxy, peer: &Peer, headers: &HeaderMap, forwarded: Option<&Forwarded>) -> Party {
+fn source(
+    proxy: &Proxy,
+    peer: &Client,
+    headers: &HeaderMap,
+    forwarded: Option<&Forwarded>,
+) -> Party {
     let snapshot = proxy.mesh.snapshot();
-    let address = peer.address.ip();
+    let domains = proxy.certificates.trust().domains();
+    let (address, proven) = (peer.address.ip(), &peer.proven.identity);
     let at_address = snapshot.workload_by_address(address);
-    let workload = at_address.filter(|workload| workload.identity == peer.identity);
+    let workload = at_address.filter(|workload| domains.same(&workload.identity, proven));
     let claimed = || {
-        let claim = ClaimedWorkload::new(&peer.identity, Baggage::of(headers)?)?;
+        let claim = ClaimedWorkload::new(proven, Baggage::of(headers)?)?;
         proxy.connections.claimed(claim)
     };
     Party {
         address: peer.address,
         workload: workload.cloned(),
         claimed: workload.is_none().then(claimed).flatten(),
-        identity: Some(peer.identity.clone()),
+        identity: Some(proven.clone()),
         forwarded_for: forwarded
             .and_then(|forwarded| forwarded.source)
             .filter(|source| *source != address.to_canonical()),
@@ -306,7 +351,7 @@ fn meant_service(
 
 fn refusal_status(error: &ProxyError) -> StatusCode {
     match error {
-        ProxyError::Denied(_) => StatusCode::UNAUTHORIZED,
+        ProxyError::Denied(_) | ProxyError::Distrusted(_) => StatusCode::UNAUTHORIZED,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -20,7 +20,7 @@ use super::{
     settings::ProxySettings,
 };
 use crate::{
-    cert::CertificateManager,
+    cert::{CertificateManager, trust::Peer},
     mesh::{Identity, PodName, WorkloadUid},
 };
 
@@ -52,6 +52,8 @@ type SetUp = watch::Receiver<Option<ProxyError>>;
 #[derive(Debug)]
 pub struct PooledTunnel {
     pub tunnel: Tunnel,
+    /// Who carries it.
+    pub peer: Arc<Peer>,
     /// Held until the relay is over.
     pub lease: Lease,
 }
@@ -66,7 +68,7 @@ pub struct Lease {
 /// A peer may be replaced more than once while one CONNECT is under way.
 const ATTEMPTS: usize = 5;
 
-/// How often idle connections are looked for.
+/// How often connections that are idle or were left behind are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
 impl Pool {
@@ -117,7 +119,11 @@ impl Pool {
         let (connection, lease) = self.connection(key, sockets).await?;
         let limit = self.settings.timeouts.connect_response;
         match connection.open(request, limit).await {
-            Ok(tunnel) => Ok(PooledTunnel { tunnel, lease }),
+            Ok(tunnel) => Ok(PooledTunnel {
+                tunnel,
+                peer: connection.peer,
+                lease,
+            }),
             Err(error) => {
                 match error.retry() {
                     Retry::Unprocessed => drop(self.slots().remove(key, lease.id)),
@@ -143,7 +149,13 @@ impl Pool {
                         key: key.clone(),
                         id,
                     };
-                    return Ok((connection, lease));
+                    if self.certificates.trust().judge(&connection.peer).is_ok() {
+                        return Ok((connection, lease));
+                    }
+                    // Whether the destination can be believed, another handshake shows.
+                    let removed = self.slots().remove(key, id);
+                    drop(removed);
+                    continue;
                 }
                 Acquired::Wait(set_up) => set_up,
                 Acquired::Connect(set_up, done) => {
@@ -227,15 +239,32 @@ impl Drop for Lease {
     }
 }
 
+/// Connections with a certificate that has been renewed take no more tunnels, nor do those of peers
+/// that aren't trusted any more: what goes on in them goes on.
 async fn sweep(pool: Weak<Pool>) {
+    let Some((mut issued, mut trusted)) = pool.upgrade().map(|pool| {
+        let certificates = &pool.certificates;
+        (certificates.changes(), certificates.trust().changes())
+    }) else {
+        return;
+    };
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            Ok(()) = issued.changed() => {}
+            Ok(()) = trusted.changed() => {}
+        }
         let Some(pool) = pool.upgrade() else {
             return;
         };
         let now = OffsetDateTime::now_utc();
         let idle = pool.settings.pool_idle;
-        let expired = |connection: &Connection| connection.expires <= now;
+        let certificates = &pool.certificates;
+        let expired = |key: &PoolKey, connection: &Connection| {
+            connection.expires <= now
+                || !certificates.is_newest(&key.source, &connection.serial)
+                || certificates.trust().judge(&connection.peer).is_err()
+        };
         let removed = pool.slots().sweep(Instant::now(), idle, expired);
         // Dropped outside of the lock: closing a connection takes other locks.
         drop(removed);

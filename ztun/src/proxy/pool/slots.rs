@@ -122,12 +122,17 @@ impl<K: Clone + Eq + Hash, C: Clone, W: Clone> Slots<K, C, W> {
     }
 
     /// Takes what has been idle for `idle`, and what is `expired` (used or not).
-    pub fn sweep(&mut self, now: Instant, idle: Duration, expired: impl Fn(&C) -> bool) -> Vec<C> {
+    pub fn sweep(
+        &mut self,
+        now: Instant,
+        idle: Duration,
+        expired: impl Fn(&K, &C) -> bool,
+    ) -> Vec<C> {
         let mut removed = Vec::new();
-        self.keys.retain(|_, entry| {
+        self.keys.retain(|key, entry| {
             let gone = entry.connections.extract_if(.., |slot| {
                 let is_idle = slot.streams == 0 && now >= slot.idle_since + idle;
-                is_idle || expired(&slot.connection)
+                is_idle || expired(key, &slot.connection)
             });
             removed.extend(gone.map(|slot| slot.connection));
             !entry.connections.is_empty() || entry.set_up.is_some()
@@ -221,12 +226,12 @@ mod tests {
         acquire(&mut slots, "b");
         let id = slots.connected(&"b", "1", start);
         assert_eq!(connection(&mut slots), id);
-        assert!(slots.sweep(start + idle, idle, |_| false).is_empty());
+        assert!(slots.sweep(start + idle, idle, |_, _| false).is_empty());
         slots.release(&"b", id, start + idle);
-        assert!(slots.sweep(start + idle, idle, |_| false).is_empty());
-        assert_eq!(slots.sweep(start + idle * 2, idle, |_| false), ["1"]);
+        assert!(slots.sweep(start + idle, idle, |_, _| false).is_empty());
+        assert_eq!(slots.sweep(start + idle * 2, idle, |_, _| false), ["1"]);
         acquire(&mut slots, "b");
         slots.connected(&"b", "2", start);
-        assert_eq!(slots.sweep(start, idle, |_| true), ["2"]);
+        assert_eq!(slots.sweep(start, idle, |_, _| true), ["2"]);
     }
 }

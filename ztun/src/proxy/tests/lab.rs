@@ -205,7 +205,7 @@ impl Node {
         let authority = EmbeddedCa::open(ca, trust_domain.clone()).unwrap();
         let certificates = Arc::new(CertificateManager::new(
             Arc::new(authority),
-            CertificateSettings::new([trust_domain]),
+            CertificateSettings::new(trust_domain),
             Arc::new(SystemClock),
         ));
         let metrics = Metrics::default();

@@ -24,6 +24,8 @@ use crate::mesh::{Policies, Snapshot, TrustDomain, Workload};
 #[derive(Clone, Debug)]
 pub struct TranslateSettings {
     pub trust_domain: TrustDomain,
+    /// Its other names, which policies may use in its place.
+    pub trust_domain_aliases: Arc<[TrustDomain]>,
     pub cluster_id: Arc<str>,
     /// The end of services' names, such as `cluster.local`.
     pub cluster_domain: Arc<str>,
@@ -48,6 +50,16 @@ pub struct Translator {
 }
 
 impl TranslateSettings {
+    /// All names of the mesh's trust domain, or none if there is only one.
+    fn trust_domains(&self) -> Arc<[TrustDomain]> {
+        if self.trust_domain_aliases.is_empty() {
+            return Arc::default();
+        }
+        let aliases = self.trust_domain_aliases.iter();
+        let all = [&self.trust_domain].into_iter().chain(aliases);
+        all.cloned().collect()
+    }
+
     pub fn read_context(&self) -> ReadContext<'_> {
         ReadContext {
             trust_domain: &self.trust_domain,
@@ -59,7 +71,9 @@ impl TranslateSettings {
 impl Translator {
     pub fn new(settings: TranslateSettings) -> Self {
         let mut snapshot = Snapshot::default();
-        snapshot.set_policies(Policies::new(&settings.root_namespace));
+        snapshot.set_policies(
+            Policies::new(&settings.root_namespace).with_trust_domains(settings.trust_domains()),
+        );
         Self {
             settings,
             objects: Objects::new(),

@@ -21,6 +21,7 @@ use crate::{
 fn translator() -> Translator {
     Translator::new(TranslateSettings {
         trust_domain: "cluster.local".parse().unwrap(),
+        trust_domain_aliases: Arc::default(),
         cluster_id: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),

@@ -56,7 +56,7 @@ impl Authorizations {
         &'a self,
         connection: &Connection<'a>,
     ) -> impl Iterator<Item = AuditFinding> + use<'a> {
-        let facts = Facts::of(connection);
+        let facts = Facts::of(connection, &self.trust_domains);
         let destination = connection.destination;
         let allowed = OnceCell::new();
         let allows = move || {

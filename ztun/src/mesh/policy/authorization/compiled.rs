@@ -6,7 +6,10 @@ use super::{
     Action, AuthorizationPolicy, Condition, Operation, Rule, Source, Values,
     sets::{Blocks, Namespaces, Ports, Principals, ServiceAccounts},
 };
-use crate::mesh::{identity::Identity, policy::Connection};
+use crate::mesh::{
+    identity::{Identity, TrustDomain},
+    policy::Connection,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct Compiled {
@@ -66,6 +69,8 @@ enum Expected {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) identity: Option<&'a Identity>,
+    /// The names of the mesh's trust domain, if it has several.
+    pub(super) trust_domains: &'a [TrustDomain],
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) port: u16,
@@ -148,7 +153,9 @@ impl Set {
     fn contains(&self, facts: &Facts<'_>) -> bool {
         let identity = facts.identity;
         match self {
-            Self::Principals(set) => identity.is_some_and(|identity| set.contains(identity)),
+            Self::Principals(set) => {
+                identity.is_some_and(|identity| set.contains(identity, facts.trust_domains))
+            }
             Self::Namespaces(set) => {
                 identity.is_some_and(|identity| set.contains(identity.namespace()))
             }
@@ -161,9 +168,10 @@ impl Set {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn of(connection: &Connection<'a>) -> Self {
+    pub(super) fn of(connection: &Connection<'a>, trust_domains: &'a [TrustDomain]) -> Self {
         Self {
             identity: connection.source,
+            trust_domains,
             source: connection.source_address.ip().to_canonical(),
             destination: connection.destination_address.ip().to_canonical(),
             port: connection.destination_address.port(),

@@ -26,7 +26,7 @@ enum Allowance {
 
 impl Authorizations {
     pub(in crate::mesh::policy) fn check(&self, connection: &Connection<'_>) -> Option<Denial> {
-        let facts = Facts::of(connection);
+        let facts = Facts::of(connection, &self.trust_domains);
         let mut denied_by: Option<(&Entry<Compiled>, usize)> = None;
         let mut allowance = Allowance::NoneApplies;
         for entry in self.in_force.applying(connection.destination) {

@@ -58,7 +58,7 @@ impl Authorizations {
         &self,
         connection: &Connection<'_>,
     ) -> Vec<PolicyExplanation> {
-        let facts = Facts::of(connection);
+        let facts = Facts::of(connection, &self.trust_domains);
         let in_force = self.in_force.applying(connection.destination);
         let mut applying: Vec<_> = in_force
             .chain(self.reported.applying(connection.destination))

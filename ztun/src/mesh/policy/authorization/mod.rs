@@ -23,6 +23,7 @@ use super::{
     index::{Entry, Index},
     listing::Listed,
 };
+use crate::mesh::identity::TrustDomain;
 
 /// All of them, compiled and arranged by what they are for.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,8 @@ pub(super) struct Authorizations {
     in_force: Index<Compiled>,
     /// AUDIT and dry-run: apart, so that they cost nothing where there are none.
     reported: Index<Compiled>,
+    /// Of the mesh, if it has several: principals mean all of them.
+    pub(super) trust_domains: Arc<[TrustDomain]>,
 }
 
 impl Authorizations {

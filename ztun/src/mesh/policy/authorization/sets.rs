@@ -5,7 +5,7 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{ServiceAccount, StringMatch};
-use crate::mesh::identity::Identity;
+use crate::mesh::identity::{Identity, TrustDomain};
 
 /// Patterns of SPIFFE IDs without their `spiffe://`.
 #[derive(Clone, Debug)]
@@ -46,15 +46,20 @@ impl Principals {
         Self(Patterns::new(patterns))
     }
 
-    pub(super) fn contains(&self, identity: &Identity) -> bool {
-        let parts = [
-            identity.trust_domain().as_str(),
-            "/ns/",
-            identity.namespace(),
-            "/sa/",
-            identity.service_account(),
-        ];
-        self.0.match_text_of(parts)
+    /// `names` are the mesh's trust domain and its other names: an identity of one of them is
+    /// matched as if it were of each.
+    pub(super) fn contains(&self, identity: &Identity, names: &[TrustDomain]) -> bool {
+        let of = |trust_domain: &TrustDomain| {
+            self.0.match_text_of([
+                trust_domain.as_str(),
+                "/ns/",
+                identity.namespace(),
+                "/sa/",
+                identity.service_account(),
+            ])
+        };
+        let own = identity.trust_domain();
+        of(own) || (names.contains(own) && names.iter().any(of))
     }
 }
 

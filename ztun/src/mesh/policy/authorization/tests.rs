@@ -342,3 +342,59 @@ fn an_explanation_is_written_as_json_that_names_the_decider() {
     );
     assert_eq!(explanation.decided_by, None);
 }
+
+#[test]
+fn a_principal_that_names_one_name_of_the_meshs_trust_domain_means_all_of_them() {
+    let principals = |patterns: &[&str]| -> Vec<StringMatch> {
+        patterns.iter().map(|pattern| (*pattern).into()).collect()
+    };
+    let allowed = |source: Source, identity: &str| {
+        let mut case = Case::new([policy(Action::Allow, vec![from(source)])]);
+        let names = ["cluster.local", "former"].map(|name| name.parse().unwrap());
+        case.policies = case.policies.with_trust_domains(names.into());
+        case.source = Some(identity.parse().unwrap());
+        case.is_allowed()
+    };
+    let (own, former, other) = (
+        "spiffe://cluster.local/ns/bar/sa/b",
+        "spiffe://former/ns/bar/sa/b",
+        "spiffe://other/ns/bar/sa/b",
+    );
+    for pattern in [
+        "cluster.local/ns/bar/sa/b",
+        "former/ns/bar/sa/b",
+        "former/ns/bar/*",
+    ] {
+        let by_name = |identity| {
+            let principals = principals(&[pattern]);
+            allowed(
+                Source {
+                    principals,
+                    ..Source::default()
+                },
+                identity,
+            )
+        };
+        assert!(by_name(own) && by_name(former), "{pattern}");
+        assert!(!by_name(other), "{pattern}");
+        let but_name = |identity| {
+            let not_principals = principals(&[pattern]);
+            allowed(
+                Source {
+                    not_principals,
+                    ..Source::default()
+                },
+                identity,
+            )
+        };
+        assert!(!but_name(own) && !but_name(former), "{pattern}");
+        assert!(but_name(other), "{pattern}");
+    }
+    let principals = principals(&["other/ns/bar/sa/b"]);
+    let of_other = Source {
+        principals,
+        ..Source::default()
+    };
+    assert!(allowed(of_other.clone(), other));
+    assert!(!allowed(of_other.clone(), own) && !allowed(of_other, former));
+}

@@ -104,6 +104,7 @@ fn denial(snapshot: &Snapshot, namespace: &str, pod: &str) -> Option<String> {
 fn settings() -> TranslateSettings {
     TranslateSettings {
         trust_domain: "cluster.local".parse().unwrap(),
+        trust_domain_aliases: Arc::default(),
         cluster_id: "Kubernetes".into(),
         cluster_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),

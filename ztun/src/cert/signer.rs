@@ -7,17 +7,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::stamp::Stamp;
-use crate::{
-    cert::{
-        EmbeddedCaError,
-        embedded::{ROOT_CERTIFICATE, ROOT_KEY},
-        given::SignerFiles,
-        root::Root,
-    },
-    config::SignerSource,
-    mesh::TrustDomain,
+use super::{
+    EmbeddedCaError,
+    embedded::{ROOT_CERTIFICATE, ROOT_KEY},
+    given::SignerFiles,
+    root::Root,
+    stamp::Stamp,
 };
+use crate::{config::SignerSource, mesh::TrustDomain};
 
 #[derive(Debug)]
 pub struct Signer {
