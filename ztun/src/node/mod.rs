@@ -93,15 +93,10 @@ async fn node(config: Config, log: LogFilter, data: runtime::Handle) -> anyhow::
     let metrics = Metrics::default();
     let mut registry = Registry::default();
     metrics.register(&mut registry);
-    let proxy = {
-        let _on_the_data_runtime = data.enter();
-        Proxy::new(
-            mesh.clone(),
-            certificates.clone(),
-            proxy_settings(&config),
-            metrics,
-        )
-    };
+    let on_the_data_runtime = data.enter();
+    let settings = proxy_settings(&config);
+    let proxy = Proxy::new(mesh.clone(), certificates.clone(), settings, metrics);
+    drop(on_the_data_runtime);
     let source = Arc::new(FileSource::start(
         &config.mesh_directory,
         mesh.clone(),
