@@ -21,7 +21,7 @@ use super::{
 use crate::{
     mesh::PodName,
     proxy::{PodAddresses, PodListeners, ProxiedPod, Proxy},
-    redirect::{CaptureState, CapturedPod, PodId, PodNetns, PodSandbox, Redirect},
+    redirect::{AddressFollower, CaptureState, CapturedPod, PodId, PodNetns, PodSandbox, Redirect},
 };
 
 /// Enrols and releases pods; one change at a time, readers never wait for one.
@@ -98,7 +98,12 @@ impl Pods {
             })?;
         let captured = self.capture(&sandbox).await;
         let result = match captured {
-            Ok(captured) => self.serve(sandbox, origin, captured),
+            Ok(captured) => self
+                .serve(sandbox, origin, captured)
+                .map(|(addresses, follower)| {
+                    self.followers.follow(&pod, follower);
+                    addresses
+                }),
             Err(error) => Err(error),
         };
         match (&result, before) {
@@ -173,6 +178,7 @@ impl Pods {
             }
             Err(error) => tracing::error!(%error, "cannot look for pods whose record is lost"),
         }
+        let mut followers = Vec::new();
         for mut record in records {
             let pod = record.sandbox.pod.clone();
             let Some(path) = self.redirect.whereabouts(&record.sandbox) else {
@@ -185,20 +191,30 @@ impl Pods {
                 self.keep_record(&record);
             }
             self.known().insert(pod.clone(), record.clone());
-            if record.standing == Standing::Enrolled
-                && let Err(error) = {
-                    let listeners = listeners.remove(&pod).unwrap_or_default();
-                    self.take_over(record, listeners).await
-                }
-            {
-                tracing::error!(%pod, %error, "pod of an earlier run can't be captured yet; it stays closed");
+            if record.standing != Standing::Enrolled {
+                continue;
             }
+            let listeners = listeners.remove(&pod).unwrap_or_default();
+            match self.take_over(record, listeners).await {
+                Ok(follower) => followers.push((pod, follower)),
+                Err(error) => {
+                    tracing::error!(%pod, %error, "pod of an earlier run can't be captured yet; it stays closed");
+                }
+            }
+        }
+        // To catch up takes longer than to take over: no pod waits for another's.
+        for (pod, follower) in followers {
+            self.followers.follow(&pod, follower);
         }
         Ok(())
     }
 
     /// Captures a pod whose record says that it is captured.
-    async fn take_over(&self, record: Record, listeners: PodListeners) -> Result<(), PodError> {
+    async fn take_over(
+        &self,
+        record: Record,
+        listeners: PodListeners,
+    ) -> Result<AddressFollower, PodError> {
         let _one_at_a_time = self.changing().await?;
         let Record {
             sandbox, origin, ..
@@ -210,9 +226,9 @@ impl Pods {
             source,
         })?;
         let pod = sandbox.pod.clone();
-        self.serve(sandbox, origin, captured)?;
+        let (_, follower) = self.serve(sandbox, origin, captured)?;
         self.known().remove(&pod);
-        Ok(())
+        Ok(follower)
     }
 
     /// Releases pods whose network namespace is gone, for which no DEL came.
@@ -288,7 +304,7 @@ impl Pods {
         sandbox: PodSandbox,
         origin: Origin,
         captured: CapturedPod,
-    ) -> Result<Vec<IpAddr>, PodError> {
+    ) -> Result<(Vec<IpAddr>, AddressFollower), PodError> {
         let CapturedPod {
             addresses,
             sockets,
@@ -322,10 +338,9 @@ impl Pods {
         // Under the same ID, what the former had in the kernel is replaced already.
         self.former()
             .extend(before.filter(|before| PodId::of(&before.sandbox) != id));
-        self.followers.follow(&pod, follower);
         let addresses = addresses.to_vec();
         tracing::info!(%pod, ?addresses, "enrolled");
-        Ok(addresses)
+        Ok((addresses, follower))
     }
 
     /// For a caller that holds `change`.
