@@ -95,7 +95,7 @@ impl FakeCa {
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&TLS13])?
                 .with_no_client_auth()
-                .with_single_cert(credentials.chain.clone(), credentials.key())?;
+                .with_single_cert(credentials.chain().to_vec(), credentials.key())?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }

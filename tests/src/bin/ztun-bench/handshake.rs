@@ -14,7 +14,7 @@ use rustls::{
 };
 use ztun::{
     cert::{
-        Trust, tls,
+        KeyExchange, Trust,
         trust::OwnDomains,
         verifier::{ClientIdentityVerifier, ServerIdentityVerifier},
     },

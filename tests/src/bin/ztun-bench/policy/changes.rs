@@ -72,6 +72,7 @@ impl Cluster {
             cluster_id: "bench".into(),
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
+            trust_domain_aliases: Arc::default(),
         };
         let mut cluster = Self {
             size,
