@@ -24,6 +24,8 @@ pub struct Credentials {
 impl Credentials {
     /// Nothing is asked of a CA before an identity is retained.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
+        // First: the embedded one makes its root, which is trusted by its file.
+        let ca = certificate_authority(config)?;
         let domains = OwnDomains::new(config.trust_domain.clone(), &config.trust_domain_aliases);
         let trust = Trust::new(domains);
         let follower = trust.follow(trust_settings(config))?;
@@ -34,7 +36,6 @@ impl Credentials {
             key_exchange: config.tls.key_exchange,
             ..CertificateSettings::new(config.trust_domain.clone())
         };
-        let ca = certificate_authority(config)?;
         let certificates = CertificateManager::new(ca, settings, Arc::new(SystemClock));
         Ok(Self {
             trust,

@@ -7,7 +7,7 @@ use rcgen::{
     DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use rustls::{
-    CertificateError, Error,
+    CertificateError, Error, ExtendedKeyPurpose,
     pki_types::{CertificateDer, UnixTime},
 };
 use tempfile::TempDir;
@@ -303,7 +303,11 @@ fn what_is_verified_once_is_remembered_for_its_purpose_alone() {
     let bundle = node.trust.bundle();
     assert_eq!(bundle.remembered(), 1);
     let as_server = bundle.verify(&chain[0], &[], Purpose::Server, UnixTime::now());
-    assert_eq!(as_server, Err(CertificateError::InvalidPurpose.into()));
+    let for_clients_only = CertificateError::InvalidPurposeContext {
+        required: ExtendedKeyPurpose::ServerAuth,
+        presented: vec![ExtendedKeyPurpose::ClientAuth],
+    };
+    assert_eq!(as_server, Err(for_clients_only.into()));
     assert_eq!(bundle.remembered(), 1);
 }
 

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, Error,
+    CertificateError, Error, ExtendedKeyPurpose,
     pki_types::{CertificateDer, TrustAnchor, UnixTime},
 };
 use time::OffsetDateTime;
@@ -319,8 +319,23 @@ fn certificate_error(error: webpki::Error) -> Error {
         // signature.
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
         E::CertRevoked => CertificateError::Revoked,
-        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        E::RequiredEkuNotFoundContext(context) => CertificateError::InvalidPurposeContext {
+            required: extended_key_purpose(context.required.oid_values()),
+            presented: context
+                .present
+                .into_iter()
+                .map(|usage| extended_key_purpose(usage.into_iter()))
+                .collect(),
+        },
         other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
     };
     error.into()
+}
+
+fn extended_key_purpose(arcs: impl Iterator<Item = usize>) -> ExtendedKeyPurpose {
+    match &arcs.collect::<Vec<_>>()[..] {
+        KeyUsage::CLIENT_AUTH_REPR => ExtendedKeyPurpose::ClientAuth,
+        KeyUsage::SERVER_AUTH_REPR => ExtendedKeyPurpose::ServerAuth,
+        other => ExtendedKeyPurpose::Other(other.to_vec()),
+    }
 }
