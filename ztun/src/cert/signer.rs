@@ -32,20 +32,20 @@ struct State {
 
 impl Signer {
     pub fn open(source: &SignerSource, trust_domain: TrustDomain) -> Result<Self, EmbeddedCaError> {
-        let files = match source {
-            SignerSource::Files(files) => files.clone(),
+        let (files, root) = match source {
+            SignerSource::Files(files) => (files.clone(), Root::of_files(files, &trust_domain)?),
             SignerSource::Directory { ca_directory } => {
-                Root::of_directory(ca_directory, trust_domain.clone())?;
                 // From now on they are there: one that goes is missed, and not made anew.
-                SignerFiles {
+                let files = SignerFiles {
                     key: ca_directory.join(ROOT_KEY),
                     chain: None,
                     roots: ca_directory.join(ROOT_CERTIFICATE),
-                }
+                };
+                let root = Root::of_directory(ca_directory, trust_domain.clone())?;
+                (files, root)
             }
         };
         let stamps = stamps(&files);
-        let root = Root::of_files(&files, &trust_domain)?;
         Ok(Self {
             files,
             trust_domain,
