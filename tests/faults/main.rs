@@ -3,14 +3,19 @@
 mod ca_input;
 mod ca_storage;
 mod certificate_authority;
+mod closed;
 mod configuration;
 mod daemon;
+mod deaths;
+mod endpoints;
 mod enrolment;
 mod hanging;
+mod interrupted;
 mod mesh_directory;
 mod peers;
 mod pods;
 mod readiness;
+mod reboot;
 mod restarts;
 mod ways_out;
 

@@ -17,10 +17,12 @@ use crate::{
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     kernel::{has_ipv6, of_available_families},
+    memory::Starvation,
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
     pod::{Link, Pod},
     process::Process,
+    wait,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -222,12 +224,33 @@ impl Node {
         daemon.exit_status().await
     }
 
+    /// Sends a signal that the daemon may survive.
+    pub async fn signal_daemon(&self, signal: Signal) -> Result<()> {
+        let slot = self.daemon.lock().await;
+        slot.as_ref().context("no daemon runs")?.signal(signal)
+    }
+
+    /// Ends the daemon for want of memory; `false` where this machine can't take it away.
+    pub async fn starve_daemon(&self) -> Result<bool> {
+        let pid = self.daemon_pid().await?;
+        let cgroup = Cgroup::create(&self.cgroups.join("daemon"))?;
+        let name = self.cgroups.to_string_lossy().replace('/', "-");
+        let Some(starvation) = Starvation::of(pid, &cgroup, &name)? else {
+            return Ok(false);
+        };
+        wait::until("the kernel kills the daemon", async || {
+            // What it answers takes memory.
+            let _ = self.metrics();
+            starvation.kills().is_ok_and(|kills| kills > 0)
+        })
+        .await?;
+        self.take_daemon().await?.exit_status().await?;
+        Ok(true)
+    }
+
     /// Sends SIGTERM to the daemon, which goes on running until it has drained.
     pub async fn terminate_daemon(&self) -> Result<()> {
-        let slot = self.daemon.lock().await;
-        slot.as_ref()
-            .context("no daemon runs")?
-            .signal(Signal::SIGTERM)
+        self.signal_daemon(Signal::SIGTERM).await
     }
 
     /// Waits until the daemon has ended by itself, and without an error.
