@@ -13,20 +13,11 @@ use ztun_tests::{
 
 use crate::closed::{is_closed, two_nodes, works};
 
-/// How often a daemon is killed, of each kind. A test takes half of them: together they take too long for one.
+/// How often a daemon is killed while it starts, and while it enrols.
 const MOMENTS: usize = 50;
 
 #[test]
 fn a_daemon_that_is_killed_while_it_starts_leaves_its_pods_closed() {
-    killed_while_it_starts();
-}
-
-#[test]
-fn a_daemon_that_is_killed_while_it_starts_once_more_leaves_its_pods_closed() {
-    killed_while_it_starts();
-}
-
-fn killed_while_it_starts() {
     scenario(two_nodes(PodSpec::new("shop/pod")), async |mesh| {
         let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
         let begun = Instant::now();
@@ -34,7 +25,7 @@ fn killed_while_it_starts() {
         node.start_daemon().await?;
         let start = begun.elapsed();
         let (mut moments, mut tried) = (Moments::new(), 0);
-        let times = effort::times(MOMENTS / 2);
+        let times = effort::times(MOMENTS);
         for _ in 0..times {
             node.kill_daemon().await?;
             let after = moments.before(start);
@@ -57,16 +48,6 @@ fn killed_while_it_starts() {
     });
 }
 
-#[test]
-fn an_enrolment_whose_daemon_is_killed_fails_or_is_complete() {
-    killed_while_it_enrols();
-}
-
-#[test]
-fn an_enrolment_whose_daemon_is_killed_once_more_fails_or_is_complete() {
-    killed_while_it_enrols();
-}
-
 /// What became of enrolments.
 #[derive(Debug, Default)]
 struct Enrolments {
@@ -76,13 +57,14 @@ struct Enrolments {
     completed_later: usize,
 }
 
-fn killed_while_it_enrols() {
+#[test]
+fn an_enrolment_whose_daemon_is_killed_fails_or_is_complete() {
     let starting = PodSpec::new("shop/pod").enrolment(Enrolment::Claimed);
     scenario(two_nodes(starting), async |mesh| {
         let usual = enrolment(mesh).await?;
         let mut moments = Moments::new();
         let mut enrolments = Enrolments::default();
-        let times = effort::times(MOMENTS / 2);
+        let times = effort::times(MOMENTS);
         for _ in 0..times {
             // As long again, for those that are done before the daemon dies.
             let after = moments.before(2 * usual);

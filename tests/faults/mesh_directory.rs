@@ -155,7 +155,7 @@ fn a_directory_whose_last_file_is_empty_empties_the_mesh() {
 fn a_directory_that_flaps_between_good_and_bad_costs_no_connection() {
     scenario(shop_and_outsider(), async |mesh| {
         let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
-        let _echo = server.echo(PORT)?;
+        let echo = server.echo(PORT)?;
         let good = mesh.manifest_of("shop/server");
         let mut served = 0;
         for _ in 0..effort::times(FLAPS) {
@@ -168,6 +168,7 @@ fn a_directory_that_flaps_between_good_and_bad_costs_no_connection() {
             mesh.apply(&good)?;
         }
         println!("{served} connections while the directory flapped, 0 failed");
+        drop(echo);
         still_follows_changes(mesh).await
     });
 }

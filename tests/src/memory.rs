@@ -16,7 +16,8 @@ const LIMIT: &str = "65536";
 pub struct Starvation {
     directory: PathBuf,
     events: &'static str,
-    is_own: bool,
+    /// The process, if this is a cgroup made for it.
+    moved: Option<i32>,
 }
 
 impl Starvation {
@@ -35,7 +36,7 @@ impl Starvation {
             return Ok(Some(Self {
                 directory: at,
                 events: "memory.events",
-                is_own: false,
+                moved: None,
             }));
         }
         let Some(hierarchy) = memory_hierarchy()? else {
@@ -46,7 +47,7 @@ impl Starvation {
         let starvation = Self {
             directory,
             events: "memory.oom_control",
-            is_own: true,
+            moved: Some(pid),
         };
         let file = |name| starvation.directory.join(name);
         write(&file("memory.limit_in_bytes"), LIMIT)?;
@@ -64,10 +65,14 @@ impl Starvation {
 
 impl Drop for Starvation {
     fn drop(&mut self) {
-        if self.is_own {
-            let removed = fs::remove_dir(&self.directory);
-            debug_assert!(removed.is_ok(), "remove a cgroup: {removed:?}");
-        }
+        let Some(pid) = self.moved else {
+            return;
+        };
+        // It is gone, unless its test has failed.
+        let back = self.directory.with_file_name("cgroup.procs");
+        let _ = fs::write(back, pid.to_string());
+        let removed = fs::remove_dir(&self.directory);
+        debug_assert!(removed.is_ok(), "remove a cgroup: {removed:?}");
     }
 }
 

@@ -238,9 +238,11 @@ impl Node {
         let Some(starvation) = Starvation::of(pid, &cgroup, &name)? else {
             return Ok(false);
         };
+        let mut clients = Vec::new();
         wait::until("the kernel kills the daemon", async || {
-            // What it answers takes memory.
-            let _ = self.metrics();
+            // Each takes memory, and keeps it.
+            let opened = self.netns.run(|| daemon::unfinished_requests(50));
+            clients.extend(opened);
             starvation.kills().is_ok_and(|kills| kills > 0)
         })
         .await?;
