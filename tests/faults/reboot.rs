@@ -4,6 +4,7 @@
 use std::{
     fs, mem,
     path::{Path, PathBuf},
+    slice,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -39,7 +40,7 @@ fn rebooted(daemon: Comes) {
         run::remove_netns(former.netns.path())?;
         ztun_tests::cgroup::remove_tree(former.cgroup.path())?;
         drop(former);
-        fs::remove_dir_all(pins(mesh))?;
+        fs::remove_dir_all(&mesh.node("a").pins)?;
         mesh.apply(&mesh.manifest_of("shop/pod"))?;
         let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
         if daemon == Comes::First {
@@ -51,7 +52,7 @@ fn rebooted(daemon: Comes) {
         }
         mesh.cni(CniCommand::Add, pod).await?;
         works(mesh, pod).await?;
-        assert_eq!(pinned(mesh)?, [pod.uid.clone()]);
+        assert_eq!(pinned(mesh)?, slice::from_ref(&pod.uid));
         node.kill_daemon().await?;
         let tried = is_closed(mesh, pod).await?;
         println!("{tried} connections tried without a daemon, 0 bytes in clear");
@@ -79,7 +80,7 @@ fn a_daemon_that_starts_without_its_pins_captures_its_pods_anew() {
     scenario(two_nodes(PodSpec::new("shop/pod")), async |mesh| {
         let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
         node.kill_daemon().await?;
-        fs::remove_dir_all(pins(mesh))?;
+        fs::remove_dir_all(&mesh.node("a").pins)?;
         wait::until("the pod is free", async || {
             pod.cgroup
                 .programs()
@@ -99,7 +100,7 @@ fn a_daemon_that_starts_without_its_pins_captures_its_pods_anew() {
 fn pins_that_are_lost_while_the_daemon_runs_are_reported() {
     scenario(two_nodes(PodSpec::new("shop/pod")), async |mesh| {
         let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
-        fs::remove_dir_all(pins(mesh).join(LAYOUT).join(&pod.uid))?;
+        fs::remove_dir_all(mesh.node("a").pins.join(LAYOUT).join(&pod.uid))?;
         let mut state = String::new();
         wait::until("its status says so", async || {
             let status = node.status().await.unwrap_or_default();
@@ -120,7 +121,7 @@ fn what_older_and_newer_versions_left_behind_harms_nobody() {
     scenario(two_nodes(PodSpec::new("shop/pod")), async |mesh| {
         let (node, pod) = (mesh.node("a"), mesh.pod("shop/pod"));
         node.kill_daemon().await?;
-        let pins = pins(mesh);
+        let pins = &node.pins;
         // Layouts that are not ours, what was never a capture, and one that was begun.
         let others = ["v0/some-pod/1", "v99/some-pod/1/programs-1", "v99-node"];
         let ours = [
@@ -177,13 +178,9 @@ fn a_pod_that_ran_before_its_daemon_is_closed_and_open_as_any_other() {
     });
 }
 
-fn pins(mesh: &Mesh) -> PathBuf {
-    Path::new(run::BPFFS).join(format!("{}a", mesh.name()))
-}
-
 /// The UIDs of the pods that are pinned.
 fn pinned(mesh: &Mesh) -> Result<Vec<String>> {
-    let names = entries(&pins(mesh).join(LAYOUT))?.into_iter();
+    let names = entries(&mesh.node("a").pins.join(LAYOUT))?.into_iter();
     let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
     Ok(names.filter_map(name).collect())
 }

@@ -22,7 +22,7 @@ use crate::{
     netlink::{DeadEnd, Netlink},
     pod::{Link, Pod},
     process::Process,
-    wait,
+    run, sabotage, wait,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -36,6 +36,8 @@ pub struct Node {
     pub directory: PathBuf,
     /// The directory of the node's cgroups, relative to the cgroup2 root.
     pub(crate) cgroups: PathBuf,
+    /// Where the node's daemon pins what is in the kernel.
+    pub pins: PathBuf,
     pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
 }
@@ -58,6 +60,7 @@ impl Node {
             name: name.into(),
             netns,
             directory,
+            pins: Path::new(run::BPFFS).join(format!("{mesh}{name}")),
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
             addressing,
             daemon: Mutex::default(),
@@ -214,14 +217,16 @@ impl Node {
         let mut daemon = self.take_daemon().await?;
         daemon.signal(Signal::SIGKILL)?;
         daemon.ended().await?;
-        Ok(())
+        sabotage::of_tests(&self.pins)
     }
 
     /// Ends the daemon with a signal that it does not survive; answers how it ended.
     pub async fn crash_daemon(&self, signal: Signal) -> Result<ExitStatus> {
         let mut daemon = self.take_daemon().await?;
         daemon.signal(signal)?;
-        daemon.exit_status().await
+        let status = daemon.exit_status().await?;
+        sabotage::of_tests(&self.pins)?;
+        Ok(status)
     }
 
     /// Sends a signal that the daemon may survive.
@@ -247,6 +252,7 @@ impl Node {
         })
         .await?;
         self.take_daemon().await?.exit_status().await?;
+        sabotage::of_tests(&self.pins)?;
         Ok(true)
     }
 

@@ -1,8 +1,9 @@
 //! Proves that the tests notice a kernel program that does not do its work.
 //!
-//! `ZTUN_TEST_SABOTAGE=steer` takes that program off every pod once it is enrolled: then tests must fail.
+//! `ZTUN_TEST_SABOTAGE=steer` takes that program off every pod once it is enrolled, and once its daemon has
+//! died: then tests must fail.
 
-use std::{env, fs, path::Path};
+use std::{env, fs, io, path::Path};
 
 use anyhow::{Context, Result};
 
@@ -17,7 +18,11 @@ pub(crate) fn of_tests(pins: &Path) -> Result<()> {
 }
 
 fn remove(directory: &Path, name: &str) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             remove(&entry.path(), name)?;

@@ -54,7 +54,7 @@ enum Reached {
         application: TcpStream,
         entered: Arc<OpenConnection>,
     },
-    Tunnel(PooledTunnel),
+    Tunnel(Box<PooledTunnel>),
     Plaintext(TcpStream),
 }
 
@@ -287,7 +287,7 @@ async fn hbone(
         )
     };
     let tunnel = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
-    Ok(Reached::Tunnel(tunnel))
+    Ok(Reached::Tunnel(Box::new(tunnel)))
 }
 
 async fn plaintext(proxy: &Proxy, pod: &LocalPod, flow: &Flow) -> Result<Reached, ProxyError> {
@@ -315,7 +315,8 @@ async fn relay(
             proxy.connections.finish(&entered, &outcome);
             outcome
         }
-        Reached::Tunnel(PooledTunnel { tunnel, lease }) => {
+        Reached::Tunnel(pooled) => {
+            let PooledTunnel { tunnel, lease } = *pooled;
             let meter = Meter::new([Arc::clone(connection)]);
             let outcome = relay_tunnel(client, Side::Downstream, tunnel, &meter).await;
             drop(lease);
