@@ -3,18 +3,22 @@
 //! `ZTUN_TEST_SABOTAGE=steer` takes that program off every pod once it is enrolled, and once its daemon has
 //! died: then tests must fail.
 
-use std::{env, fs, io, path::Path};
+use std::{env, fs, io, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result};
 
 const VARIABLE: &str = "ZTUN_TEST_SABOTAGE";
+const DETACHED: Duration = Duration::from_millis(200);
 
 /// Removes the program's pins below `pins`, if one is to be sabotaged: an unpinned link is gone.
 pub(crate) fn of_tests(pins: &Path) -> Result<()> {
     let Ok(program) = env::var(VARIABLE) else {
         return Ok(());
     };
-    remove(pins, &program).with_context(|| format!("take off {program}, which {VARIABLE} names"))
+    let removed = remove(pins, &program);
+    // The kernel takes an unpinned link off in its own time.
+    thread::sleep(DETACHED);
+    removed.with_context(|| format!("take off {program}, which {VARIABLE} names"))
 }
 
 fn remove(directory: &Path, name: &str) -> Result<()> {
