@@ -287,6 +287,11 @@ fn a_process_that_moves_to_another_cgroup_is_refused_by_a_strict_server() {
         let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
         let echo = server.echo(PORT)?;
         mesh.set_mtls("shop", MtlsMode::Strict)?;
+        let outside = mesh.pod("outside/server");
+        wait::until("STRICT holds", async || {
+            attempt(Way::Plain, outside, server.at(Family::V4, PORT)).is_err()
+        })
+        .await?;
         let process = Process::start(&client.netns, &client.cgroup)?;
         let below = Cgroup::create(&client.cgroup.path().join("container"))?;
         let elsewhere = Cgroup::create(&mesh.node("a").cgroup()?.join("elsewhere"))?;
