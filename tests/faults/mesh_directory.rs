@@ -1,10 +1,15 @@
 //! Input that makes no sense is named in the log, and the rest goes on.
 
-use anyhow::Result;
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result};
 use serde_json::json;
-use ztun_tests::{Family, Mesh, MtlsMode, manifest::Manifest, scenario, wait};
+use ztun_tests::{Family, Mesh, MtlsMode, effort, manifest::Manifest, scenario, wait};
 
 use crate::{PORT, reaches, shop_and_outsider};
+
+/// How often a file becomes bad and good again.
+const FLAPS: usize = 50;
 
 #[test]
 fn a_file_that_is_not_yaml_is_named_and_the_rest_goes_on() {
@@ -83,6 +88,97 @@ fn a_policy_that_became_unreadable_stays_in_force() {
         drop(echo);
         still_works(mesh).await
     });
+}
+
+#[test]
+fn a_directory_that_is_emptied_or_taken_away_leaves_the_mesh_as_it_was() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let root = mesh.directory.path().to_owned();
+        let aside = root.with_extension("aside");
+        let take_away: [fn(&Path, &Path) -> io::Result<()>; 2] = [
+            // As an empty directory that is mounted over it.
+            |root, aside| fs::rename(root, aside).and_then(|()| fs::create_dir(root)),
+            |root, aside| fs::rename(root, aside),
+        ];
+        for take_away in take_away {
+            take_away(&root, &aside)?;
+            for node in mesh.nodes() {
+                wait::until("its status tells of it", async || {
+                    let status = node.status().await.unwrap_or_default();
+                    let problems = status["mesh"]["problems"].to_string();
+                    problems.contains("the last state stays in force")
+                })
+                .await?;
+                let problems = node.metrics()?;
+                assert!(problems.contains("ztun_source_problems 1"), "{problems}");
+            }
+            let before = as_of(mesh)?;
+            still_works(mesh).await?;
+            let workloads = &mesh.node("a").status().await?["mesh"]["workloads"];
+            assert_eq!(workloads, &json!(2));
+
+            if root.exists() {
+                fs::remove_dir(&root)?;
+            }
+            fs::rename(&aside, &root)?;
+            wait::until("its state is confirmed again", async || {
+                as_of(mesh).is_ok_and(|now| now > before)
+            })
+            .await?;
+            let status = mesh.node("a").status().await?;
+            assert_eq!(status["mesh"]["problems"], json!([]), "{status}");
+        }
+        still_follows_changes(mesh).await
+    });
+}
+
+#[test]
+fn a_directory_whose_last_file_is_empty_empties_the_mesh() {
+    scenario(shop_and_outsider(), async |mesh| {
+        mesh.directory.write("empty.yaml", "")?;
+        for entry in fs::read_dir(mesh.directory.path())? {
+            let path = entry?.path();
+            if !path.ends_with("empty.yaml") {
+                fs::remove_file(path)?;
+            }
+        }
+        let node = mesh.node("a");
+        wait::until("the mesh is empty", async || {
+            let status = node.status().await.unwrap_or_default();
+            status["mesh"]["workloads"] == json!(0)
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_directory_that_flaps_between_good_and_bad_costs_no_connection() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
+        let echo = server.echo(PORT)?;
+        let good = mesh.manifest_of("shop/server");
+        let mut served = 0;
+        for _ in 0..effort::times(FLAPS) {
+            mesh.directory
+                .write("pod-shop-server.yaml", "kind: [unclosed\n")?;
+            for family in Family::ALL {
+                assert!(reaches(client, server, family).await);
+                served += 1;
+            }
+            mesh.apply(&good)?;
+        }
+        println!("{served} connections while the directory flapped, 0 failed");
+        drop(echo);
+        still_follows_changes(mesh).await
+    });
+}
+
+/// When the node `a` last knew its state to be that of the directory, in seconds since 1970.
+fn as_of(mesh: &Mesh) -> Result<u64> {
+    const NAME: &str = "ztun_source_last_success_timestamp_seconds ";
+    let metrics = mesh.node("a").metrics()?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(NAME));
+    Ok(value.context("no such metric")?.parse()?)
 }
 
 fn pod(name: &str, node: &str, status: &serde_json::Value) -> Manifest {

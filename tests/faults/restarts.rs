@@ -1,6 +1,6 @@
 //! Pods that come back under the same name, and addresses that change hands.
 
-use std::{fs, net::SocketAddr, path::Path, slice};
+use std::{fs, net::SocketAddr, slice};
 
 use anyhow::Result;
 use serde_json::json;
@@ -144,10 +144,7 @@ async fn address_passes_on(
 
 /// The UIDs of the pods that a node has pins of.
 fn pinned(mesh: &Mesh, node: &str) -> Result<Vec<String>> {
-    let pins = Path::new(run::BPFFS)
-        .join(format!("{}{node}", mesh.name()))
-        .join("v1");
-    let entries = fs::read_dir(pins)?;
+    let entries = fs::read_dir(mesh.node(node).pins.join("v1"))?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect()
 }

@@ -1,4 +1,5 @@
-//! Ways past capture that a process in a pod may try without privileges: none leads out.
+//! Ways past capture that a process in a pod may try, without privileges or as root of the pod's own users: none
+//! leads out.
 
 use std::{
     any,
@@ -14,10 +15,10 @@ use nix::{
     sys::socket::{MsgFlags, SockaddrStorage, sendto},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::block_in_place;
+use tokio::{net::TcpStream, task::block_in_place};
 use ztun_tests::{
-    Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, io_uring, pod::Pod, scenario,
-    scenario::skip, wait,
+    Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, Process, Users, app, cgroup::Cgroup,
+    io_uring, pod::Pod, scenario, scenario::skip, wait,
 };
 
 use crate::PORT;
@@ -278,9 +279,56 @@ fn a_socket_from_outside_of_the_pods_cgroup_is_refused_by_a_strict_server() {
     });
 }
 
+/// A process takes its sockets along, and captured is what was made in the pod's cgroup (docs/guarantees.md).
+#[test]
+fn a_process_that_moves_to_another_cgroup_is_refused_by_a_strict_server() {
+    scenario(mesh(), async |mesh| {
+        mesh.enrol("shop/client").await?;
+        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
+        let echo = server.echo(PORT)?;
+        mesh.set_mtls("shop", MtlsMode::Strict)?;
+        let outside = mesh.pod("outside/server");
+        wait::until("STRICT holds", async || {
+            attempt(Way::Plain, outside, server.at(Family::V4, PORT)).is_err()
+        })
+        .await?;
+        let process = Process::start(&client.netns, &client.cgroup)?;
+        let below = Cgroup::create(&client.cgroup.path().join("container"))?;
+        let elsewhere = Cgroup::create(&mesh.node("a").cgroup()?.join("elsewhere"))?;
+        for family in Family::ALL {
+            let to = server.at(family, PORT);
+            let older = || process.tcp_socket(to);
+            below.take(process.pid())?;
+            let below_the_pod = older()?.connect(to).await?;
+            says_the_marker(below_the_pod).await.context("below")?;
+            let older = older()?;
+            elsewhere.take(process.pid())?;
+            says_the_marker(older.connect(to).await?)
+                .await
+                .context("older")?;
+            let before = echo.peers().len();
+            let newer = async { says_the_marker(process.connect(to).await?).await };
+            assert!(newer.await.is_err(), "{family:?} from another cgroup");
+            assert_eq!(echo.peers().len(), before);
+        }
+        Ok(())
+    });
+}
+
+async fn says_the_marker(mut stream: TcpStream) -> Result<()> {
+    ensure!(app::exchange(&mut stream, MARKER).await? == MARKER);
+    Ok(())
+}
+
 /// Tries the way without capture, where it must lead out; with it; and with a daemon that was killed.
 fn is_closed(way: Way, expected: Outcome) {
-    scenario(mesh(), async |mesh| {
+    for users in [Users::Host, Users::Own] {
+        is_closed_to(users, way, expected);
+    }
+}
+
+fn is_closed_to(users: Users, way: Way, expected: Outcome) {
+    scenario(mesh_with(users), async |mesh| {
         let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
         let outside = mesh.pod("outside/server");
         let (_server, echo) = (server.echo(PORT)?, outside.echo(PORT)?);
@@ -332,13 +380,14 @@ fn is_closed(way: Way, expected: Outcome) {
 
 /// A client that is not enrolled yet, and on the other node a server in the mesh and one outside of it.
 fn mesh() -> MeshBuilder {
+    mesh_with(Users::Host)
+}
+
+fn mesh_with(users: Users) -> MeshBuilder {
+    let client = PodSpec::new("shop/client").on("a").users(users);
     Mesh::builder()
         .nodes(["a", "b"])
-        .pod(
-            PodSpec::new("shop/client")
-                .on("a")
-                .enrolment(Enrolment::Later),
-        )
+        .pod(client.enrolment(Enrolment::Later))
         .pod(PodSpec::new("shop/server").on("b"))
         .pod(
             PodSpec::new("outside/server")

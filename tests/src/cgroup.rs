@@ -43,6 +43,12 @@ impl Cgroup {
         Ok(Path::new("/").join(below))
     }
 
+    /// Moves a process here.
+    pub fn take(&self, pid: u32) -> Result<()> {
+        let procs = self.path.join("cgroup.procs");
+        fs::write(&procs, pid.to_string()).with_context(|| format!("write {}", procs.display()))
+    }
+
     /// The file that a process writes `0` to, to join.
     pub fn procs(&self) -> Result<File> {
         let path = self.path.join("cgroup.procs");

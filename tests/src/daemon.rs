@@ -202,6 +202,16 @@ pub fn connect_at(socket: &Path) -> Result<OwnedFd> {
     Ok(client)
 }
 
+/// Clients of the metrics of the daemon in this network namespace, as many as come through.
+pub fn unfinished_requests(count: usize) -> Vec<TcpStream> {
+    let client = |_| {
+        let mut stream = TcpStream::connect_timeout(&METRICS, Duration::from_millis(100)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").ok()?;
+        Some(stream)
+    };
+    (0..count).filter_map(client).collect()
+}
+
 fn is_ready(netns: &Netns) -> bool {
     http_get(netns, READINESS, "/healthz/ready").is_ok_and(|(code, _)| code == 200)
 }

@@ -36,6 +36,7 @@ pub mod hanging;
 pub mod io_uring;
 pub mod kernel;
 pub mod manifest;
+pub mod memory;
 pub mod mesh;
 pub mod namespace;
 pub mod netlink;

@@ -233,12 +233,7 @@ impl Mesh {
     async fn add_to_daemon(&self, pod: &Pod, when: When) -> Result<()> {
         self.cni_when(CniCommand::Add, when, pod).await?;
         pod.enrolled.store(true, Ordering::Relaxed);
-        sabotage::of_tests(&self.pins(self.node_of(pod)))
-    }
-
-    /// Where the node's daemon pins what is in the kernel.
-    fn pins(&self, node: &Node) -> PathBuf {
-        Path::new(run::BPFFS).join(format!("{}{}", self.name, node.name))
+        sabotage::of_tests(&self.node_of(pod).pins)
     }
 
     async fn remove_from_daemon(&self, pod: &Pod) -> Result<()> {
@@ -335,7 +330,7 @@ impl Mesh {
             "caDirectory": ca_directory(files),
             "stateDirectory": node.directory.join("state"),
             "socket": node.socket(),
-            "bpfDirectory": self.pins(node),
+            "bpfDirectory": node.pins,
             "kubeletCgroup": node.kubelet_cgroup()?,
             "readinessAddress": daemon::READINESS,
             "metricsAddress": daemon::METRICS,

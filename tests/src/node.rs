@@ -17,10 +17,12 @@ use crate::{
     cgroup::{self, Cgroup},
     daemon::{self, Daemon},
     kernel::{has_ipv6, of_available_families},
+    memory::Starvation,
     namespace::Netns,
     netlink::{DeadEnd, Netlink},
     pod::{Link, Pod},
     process::Process,
+    run, sabotage, wait,
 };
 
 pub(crate) const POD_BRIDGE: &str = "pods";
@@ -34,6 +36,8 @@ pub struct Node {
     pub directory: PathBuf,
     /// The directory of the node's cgroups, relative to the cgroup2 root.
     pub(crate) cgroups: PathBuf,
+    /// Where the node's daemon pins what is in the kernel.
+    pub pins: PathBuf,
     pub(crate) addressing: Addressing,
     daemon: Mutex<Option<Daemon>>,
     /// Those that have handed over, oldest first.
@@ -58,6 +62,7 @@ impl Node {
             name: name.into(),
             netns,
             directory,
+            pins: Path::new(run::BPFFS).join(format!("{mesh}{name}")),
             cgroups: Path::new(&format!("{mesh}cgroups")).join(name),
             addressing,
             daemon: Mutex::default(),
@@ -256,22 +261,48 @@ impl Node {
         let mut daemon = self.take_daemon().await?;
         daemon.signal(Signal::SIGKILL)?;
         daemon.ended().await?;
-        Ok(())
+        sabotage::of_tests(&self.pins)
     }
 
     /// Ends the daemon with a signal that it does not survive; answers how it ended.
     pub async fn crash_daemon(&self, signal: Signal) -> Result<ExitStatus> {
         let mut daemon = self.take_daemon().await?;
         daemon.signal(signal)?;
-        daemon.exit_status().await
+        let status = daemon.exit_status().await?;
+        sabotage::of_tests(&self.pins)?;
+        Ok(status)
+    }
+
+    /// Sends a signal that the daemon may survive.
+    pub async fn signal_daemon(&self, signal: Signal) -> Result<()> {
+        let slot = self.daemon.lock().await;
+        slot.as_ref().context("no daemon runs")?.signal(signal)
+    }
+
+    /// Ends the daemon for want of memory; `false` where this machine can't take it away.
+    pub async fn starve_daemon(&self) -> Result<bool> {
+        let pid = self.daemon_pid().await?;
+        let cgroup = Cgroup::create(&self.cgroups.join("daemon"))?;
+        let name = self.cgroups.to_string_lossy().replace('/', "-");
+        let Some(starvation) = Starvation::of(pid, &cgroup, &name)? else {
+            return Ok(false);
+        };
+        let mut clients = Vec::new();
+        wait::until("the kernel kills the daemon", async || {
+            // Each takes memory, and keeps it.
+            let opened = self.netns.run(|| daemon::unfinished_requests(50));
+            clients.extend(opened);
+            starvation.kills().is_ok_and(|kills| kills > 0)
+        })
+        .await?;
+        self.take_daemon().await?.exit_status().await?;
+        sabotage::of_tests(&self.pins)?;
+        Ok(true)
     }
 
     /// Sends SIGTERM to the daemon, which goes on running until it has drained.
     pub async fn terminate_daemon(&self) -> Result<()> {
-        let slot = self.daemon.lock().await;
-        slot.as_ref()
-            .context("no daemon runs")?
-            .signal(Signal::SIGTERM)
+        self.signal_daemon(Signal::SIGTERM).await
     }
 
     /// Waits until the daemon has ended by itself, and without an error.

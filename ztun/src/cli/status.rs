@@ -46,8 +46,10 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     );
     let _ = writeln!(
         text,
-        "mesh: {} workloads, {} services",
-        status.mesh.workloads, status.mesh.services
+        "mesh: {} workloads, {} services{}",
+        status.mesh.workloads,
+        status.mesh.services,
+        age(status.mesh.as_of, now)
     );
     for problem in &status.mesh.problems {
         let _ = writeln!(text, "  problem: {problem}");
@@ -73,6 +75,12 @@ fn render(status: &NodeStatus, now: OffsetDateTime) -> String {
     }
     let _ = write!(text, "\n{}", connections(status));
     text
+}
+
+/// How old the mesh state is, which a working source confirms every few seconds.
+fn age(as_of: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
+    let old = as_of.map(|as_of| (now - as_of).max(time::Duration::SECOND));
+    old.map_or_else(String::new, |old| format!(", as of {} ago", duration(old)))
 }
 
 fn kubelet(status: &KubeletStatus) -> String {

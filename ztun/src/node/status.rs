@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use ztun_common::Verdict;
 
 use super::{
@@ -45,6 +46,9 @@ pub struct NodeStatus {
 pub struct MeshStatus {
     pub workloads: usize,
     pub services: usize,
+    /// When the source could last be read.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub as_of: Option<OffsetDateTime>,
     /// Objects that the source could not use.
     pub problems: Vec<Problem>,
 }
@@ -92,6 +96,7 @@ impl StatusReporter {
             mesh: MeshStatus {
                 workloads: snapshot.workloads().len(),
                 services: snapshot.services().len(),
+                as_of: Some(self.source.as_of()),
                 problems: self.source.problems().to_vec(),
             },
             kubelet: self.kubelet.status(),

@@ -179,6 +179,25 @@ impl ProxyError {
         }
     }
 
+    /// Whether an endpoint could not be reached, so that another one may serve: neither a word of policy
+    /// nor of who the peer is.
+    pub(super) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Timeout {
+                stage: Stage::TcpConnect,
+                ..
+            }
+            | Self::TunnelLost {
+                retry: Retry::Fresh,
+                ..
+            } => true,
+            // What a proxy answers whose application is not there.
+            Self::RefusedByPeer { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            _ => false,
+        }
+    }
+
     pub(super) fn socket(address: SocketAddr, cause: io::Error) -> Self {
         Self::Socket {
             address,

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use rand::seq::IteratorRandom;
 use tokio::net::TcpStream;
 
 use super::{
@@ -19,6 +20,9 @@ use crate::{
     mesh::{Route, Service, Snapshot, Workload, transport::Transport},
     observe::{Direction, Flow, OpenConnection, Party, Security},
 };
+
+/// How many endpoints of a service are tried for one connection.
+const ENDPOINTS: usize = 3;
 
 /// What was decided for one connection.
 #[derive(Debug)]
@@ -43,15 +47,100 @@ struct Decided {
     service: Option<Arc<Service>>,
 }
 
+/// The destination is there, and nothing was sent yet.
+#[derive(Debug)]
+enum Reached {
+    SameNode {
+        application: TcpStream,
+        entered: Arc<OpenConnection>,
+    },
+    Tunnel(Box<PooledTunnel>),
+    Plaintext(TcpStream),
+}
+
+/// Who opened a connection, and to where.
+#[derive(Debug)]
+struct Dial {
+    client: SocketAddr,
+    dialled: SocketAddr,
+    /// What the application asked for before another program changed it.
+    asked: Option<SocketAddr>,
+}
+
 pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) {
-    let (source, decided) = match proxy.workload_of(pod).await {
+    let Accepted {
+        stream: application,
+        client,
+        dialled,
+    } = accepted;
+    let dial = Dial {
+        client,
+        dialled,
+        asked: pod.pod.sockets.asked_destination(client, dialled),
+    };
+    let mut tried = Vec::new();
+    let (mut source, mut decided) = match proxy.workload_of(pod).await {
         Ok((snapshot, workload)) => {
-            let destination = destination(pod, &snapshot, &workload, &accepted);
-            let decided = decide(proxy, &snapshot, &workload, destination);
+            let route = snapshot.route(&workload, dial.to(&snapshot, &workload), &mut rand::rng());
+            let decided = decide(proxy, &workload, dial.dialled, route);
             (Some(workload), decided)
         }
-        Err(error) => (None, Decided::refuse(accepted.dialled, error)),
+        Err(error) => (None, Decided::refuse(dial.dialled, error)),
     };
+    loop {
+        let connection = open(proxy, pod, &dial, source.as_ref(), &decided);
+        let error = match reach(proxy, pod, decided.plan, &connection).await {
+            Ok(reached) => {
+                let outcome = relay(proxy, application, reached, &connection).await;
+                return proxy.connections.finish(&connection, &outcome);
+            }
+            Err(error) => error,
+        };
+        let next = if connection.flow().service.is_some() && error.is_unreachable() {
+            tried.push(connection.flow().destination.address);
+            another_endpoint(proxy, pod, &dial, &tried).await
+        } else {
+            None
+        };
+        let Some((workload, next)) = next else {
+            drop(application);
+            return proxy.connections.finish(&connection, &Err(error));
+        };
+        proxy.connections.finish(&connection, &Err(error));
+        (source, decided) = (Some(workload), next);
+    }
+}
+
+/// One that the mesh has for the service by now, and that was not tried.
+async fn another_endpoint(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    dial: &Dial,
+    tried: &[SocketAddr],
+) -> Option<(Arc<Workload>, Decided)> {
+    if tried.len() >= ENDPOINTS {
+        return None;
+    }
+    let (snapshot, source) = proxy.workload_of(pod).await.ok()?;
+    let routes = snapshot.routes(dial.to(&snapshot, &source)).into_iter();
+    let is_new = |route: &Route| match route {
+        Route::Workload {
+            address, service, ..
+        } => service.is_some() && !tried.contains(address),
+        Route::Passthrough { .. } | Route::Unavailable { .. } => false,
+    };
+    let route = routes.filter(is_new).choose(&mut rand::rng())?;
+    let decided = decide(proxy, &source, dial.dialled, route);
+    Some((source, decided))
+}
+
+fn open(
+    proxy: &Proxy,
+    pod: &LocalPod,
+    dial: &Dial,
+    source: Option<&Arc<Workload>>,
+    decided: &Decided,
+) -> Arc<OpenConnection> {
     let hbone_address = match &decided.plan {
         Plan::Hbone { .. } => Some(SocketAddr::new(
             decided.destination.address.ip(),
@@ -59,62 +148,38 @@ pub async fn serve(proxy: &Arc<Proxy>, pod: &Arc<LocalPod>, accepted: Accepted) 
         )),
         _ => None,
     };
-    let connection = proxy.connections.open(Flow {
+    proxy.connections.open(Flow {
         pod: pod.pod.name.clone(),
         direction: Direction::Outbound,
-        source: match &source {
-            Some(workload) => Party::workload(accepted.client, workload),
-            None => Party::unknown(accepted.client),
+        source: match source {
+            Some(workload) => Party::workload(dial.client, workload),
+            None => Party::unknown(dial.client),
         },
-        destination: decided.destination,
+        destination: decided.destination.clone(),
         hbone_address,
-        service: decided.service,
+        service: decided.service.clone(),
         security: match &decided.plan {
             Plan::Hbone { .. } => Security::MutualTls,
             Plan::SameNode(_) => Security::SameNode,
             Plan::Plaintext | Plan::Refuse(_) => Security::Plaintext,
         },
-    });
-    let application = accepted.stream;
-    let outcome = match decided.plan {
-        Plan::SameNode(peer) => same_node(proxy, &peer, application, &connection).await,
-        Plan::Hbone {
-            source,
-            destination,
-        } => hbone(proxy, pod, &source, &destination, application, &connection).await,
-        Plan::Plaintext => plaintext(proxy, pod, application, &connection).await,
-        Plan::Refuse(error) => {
-            drop(application);
-            Err(error)
-        }
-    };
-    proxy.connections.finish(&connection, &outcome);
+    })
 }
 
-/// What the kernel shows, or what the application asked for before another program changed it, if
-/// the mesh knows that: services and policies are written for the address that was asked for.
-fn destination(
-    pod: &LocalPod,
-    snapshot: &Snapshot,
-    source: &Workload,
-    accepted: &Accepted,
-) -> SocketAddr {
-    let dialled = accepted.dialled;
-    let asked = pod.pod.sockets.asked_destination(accepted.client, dialled);
-    let knows = |asked: &SocketAddr| {
-        let route = snapshot.route(source, *asked, &mut rand::rng());
-        !matches!(route, Route::Passthrough { .. })
-    };
-    asked.filter(knows).unwrap_or(dialled)
+impl Dial {
+    /// What the kernel shows, or what the application asked for before another program changed it, if
+    /// the mesh knows that: services and policies are written for the address that was asked for.
+    fn to(&self, snapshot: &Snapshot, source: &Workload) -> SocketAddr {
+        let knows = |asked: &SocketAddr| {
+            let route = snapshot.route(source, *asked, &mut rand::rng());
+            !matches!(route, Route::Passthrough { .. })
+        };
+        self.asked.filter(knows).unwrap_or(self.dialled)
+    }
 }
 
-fn decide(
-    proxy: &Proxy,
-    snapshot: &Snapshot,
-    source: &Arc<Workload>,
-    dialled: SocketAddr,
-) -> Decided {
-    let (workload, address, service) = match snapshot.route(source, dialled, &mut rand::rng()) {
+fn decide(proxy: &Proxy, source: &Arc<Workload>, dialled: SocketAddr, route: Route) -> Decided {
+    let (workload, address, service) = match route {
         Route::Workload {
             workload,
             address,
@@ -157,13 +222,25 @@ fn decide(
     }
 }
 
-async fn same_node(
-    proxy: &Proxy,
-    peer: &LocalPod,
-    application: TcpStream,
+async fn reach(
+    proxy: &Arc<Proxy>,
+    pod: &LocalPod,
+    plan: Plan,
     connection: &Arc<OpenConnection>,
-) -> Result<(), ProxyError> {
+) -> Result<Reached, ProxyError> {
     let flow = connection.flow();
+    match plan {
+        Plan::SameNode(peer) => same_node(proxy, &peer, flow).await,
+        Plan::Hbone {
+            source,
+            destination,
+        } => hbone(proxy, pod, &source, &destination, connection).await,
+        Plan::Plaintext => plaintext(proxy, pod, flow).await,
+        Plan::Refuse(error) => Err(error),
+    }
+}
+
+async fn same_node(proxy: &Proxy, peer: &LocalPod, flow: &Flow) -> Result<Reached, ProxyError> {
     let entry = Entry {
         source: flow.source.clone(),
         address: flow.destination.address,
@@ -172,16 +249,16 @@ async fn same_node(
         service: flow.service.clone(),
         peer: None,
     };
-    let (entered, admitted) = inbound::admit(proxy, peer, entry).await;
-    let outcome = match admitted {
-        Ok(destination) => {
-            let meter = Meter::new([Arc::clone(connection), Arc::clone(&entered)]);
-            relay_tcp(application, destination, &meter).await
+    match inbound::admit(proxy, peer, entry).await {
+        (entered, Ok(application)) => Ok(Reached::SameNode {
+            application,
+            entered,
+        }),
+        (entered, Err(error)) => {
+            proxy.connections.finish(&entered, &Err(error.clone()));
+            Err(error)
         }
-        Err(error) => Err(error),
-    };
-    proxy.connections.finish(&entered, &outcome);
-    outcome
+    }
 }
 
 async fn hbone(
@@ -189,9 +266,8 @@ async fn hbone(
     pod: &LocalPod,
     source: &Workload,
     destination: &Workload,
-    application: TcpStream,
-    connection: &Arc<OpenConnection>,
-) -> Result<(), ProxyError> {
+    connection: &OpenConnection,
+) -> Result<Reached, ProxyError> {
     let flow = connection.flow();
     let target = flow.destination.address;
     let key = PoolKey {
@@ -212,34 +288,50 @@ async fn hbone(
             &mut rand::rng(),
         )
     };
-    let PooledTunnel {
-        tunnel,
-        lease,
-        peer,
-    } = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
-    connection.carried_by(Arc::clone(&peer));
+    let tunnel = proxy.pool.tunnel(&key, &pod.pod.sockets, request).await?;
+    connection.carried_by(Arc::clone(&tunnel.peer));
     // Asked once it can be found: trust may have changed while the tunnel was set up.
-    proxy.certificates.trust().judge(&peer)?;
-    let meter = Meter::new([Arc::clone(connection)]);
-    let outcome = relay_tunnel(application, Side::Downstream, tunnel, &meter).await;
-    drop(lease);
-    outcome
+    proxy.certificates.trust().judge(&tunnel.peer)?;
+    Ok(Reached::Tunnel(Box::new(tunnel)))
 }
 
-async fn plaintext(
-    proxy: &Proxy,
-    pod: &LocalPod,
-    application: TcpStream,
-    connection: &Arc<OpenConnection>,
-) -> Result<(), ProxyError> {
-    let flow = connection.flow();
+async fn plaintext(proxy: &Proxy, pod: &LocalPod, flow: &Flow) -> Result<Reached, ProxyError> {
     let address = flow.destination.address;
     let source = flow.source.address.ip();
     let socket = pod.pod.sockets.upstream(source, address);
     let limit = proxy.settings.timeouts.tcp_connect;
     let upstream = socket::connect(socket, Target::Application, address, limit).await?;
-    let meter = Meter::new([Arc::clone(connection)]);
-    relay_tcp(application, upstream, &meter).await
+    Ok(Reached::Plaintext(upstream))
+}
+
+async fn relay(
+    proxy: &Proxy,
+    client: TcpStream,
+    reached: Reached,
+    connection: &Arc<OpenConnection>,
+) -> Result<(), ProxyError> {
+    match reached {
+        Reached::SameNode {
+            application,
+            entered,
+        } => {
+            let meter = Meter::new([Arc::clone(connection), Arc::clone(&entered)]);
+            let outcome = relay_tcp(client, application, &meter).await;
+            proxy.connections.finish(&entered, &outcome);
+            outcome
+        }
+        Reached::Tunnel(pooled) => {
+            let PooledTunnel { tunnel, lease, .. } = *pooled;
+            let meter = Meter::new([Arc::clone(connection)]);
+            let outcome = relay_tunnel(client, Side::Downstream, tunnel, &meter).await;
+            drop(lease);
+            outcome
+        }
+        Reached::Plaintext(upstream) => {
+            let meter = Meter::new([Arc::clone(connection)]);
+            relay_tcp(client, upstream, &meter).await
+        }
+    }
 }
 
 impl Decided {

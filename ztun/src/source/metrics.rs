@@ -33,6 +33,13 @@ impl Collector for SourceCollector {
             "Problems that the mesh source has now; its log has each",
             None,
             MetricType::Gauge,
+        )?)?;
+        let as_of = ConstGauge::new(self.0.as_of().unix_timestamp());
+        as_of.encode(encoder.encode_descriptor(
+            "ztun_source_last_success_timestamp_seconds",
+            "When the mesh source could last be read, in seconds since 1970",
+            None,
+            MetricType::Gauge,
         )?)
     }
 }

@@ -1,7 +1,8 @@
 //! A directory of ordinary Kubernetes YAML and JSON as the mesh's state, watched for changes.
 //!
 //! What can't be used is skipped and listed in [`FileSource::problems`]; the last good version of an
-//! object stays in force. A file that is gone takes its objects with it.
+//! object stays in force. A file that is gone takes its objects with it; the last one does not: a directory
+//! without files is one that is not mounted, or not filled yet.
 
 mod reading;
 mod state;
@@ -13,11 +14,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use ::time::OffsetDateTime;
 use arc_swap::ArcSwap;
 use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
@@ -98,6 +100,8 @@ struct Changes {
 struct Status {
     problems: ArcSwap<Vec<Problem>>,
     rejected: AtomicU64,
+    /// When the directory could last be read, in seconds since 1970.
+    as_of: AtomicI64,
 }
 
 impl FileSource {
@@ -114,6 +118,7 @@ impl FileSource {
         let status = Arc::new(Status::default());
         mesh.publish(state.snapshot());
         status.report(&mut state);
+        status.confirm();
         let snapshot = mesh.snapshot();
         info!(
             directory = %directory.display(),
@@ -129,6 +134,12 @@ impl FileSource {
     /// What is wrong with the directory now.
     pub fn problems(&self) -> Arc<Vec<Problem>> {
         self.status.problems.load_full()
+    }
+
+    /// When the directory was last known to hold what was published of it.
+    pub fn as_of(&self) -> OffsetDateTime {
+        let seconds = self.status.as_of.load(Ordering::Relaxed);
+        OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
     /// How many objects and files were not taken since the start.
@@ -147,9 +158,28 @@ impl Status {
     /// Each problem is logged once, when it first appears.
     fn report(&self, state: &mut DirectoryState) {
         self.rejected.store(state.rejected(), Ordering::Relaxed);
-        let Some(now) = state.changed_problems() else {
-            return;
-        };
+        if let Some(now) = state.changed_problems() {
+            self.show(now);
+        }
+    }
+
+    fn confirm(&self) {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        self.as_of.store(now, Ordering::Relaxed);
+    }
+
+    /// The directory itself is the problem, beside those of its last state.
+    fn unreadable(&self, state: &DirectoryState, cause: &str) {
+        let mut problems = state.problems();
+        problems.push(Problem {
+            file: state.root().to_owned(),
+            object: String::new(),
+            message: format!("{cause}: the last state stays in force"),
+        });
+        self.show(problems);
+    }
+
+    fn show(&self, now: Vec<Problem>) {
         let before = self.problems.load();
         let before: BTreeSet<&Problem> = before.iter().collect();
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
@@ -232,7 +262,7 @@ async fn follow(
     changed: Arc<Changes>,
     _watcher: impl Watcher,
 ) {
-    let mut unreadable = false;
+    let mut unreadable = None;
     let mut scanned = Instant::now();
     loop {
         let rest = RESCAN.saturating_sub(scanned.elapsed());
@@ -240,7 +270,8 @@ async fn follow(
             settle(&changed.news).await;
         }
         let mut reported = changed.take();
-        if scanned.elapsed() >= RESCAN {
+        // What it held is not what it holds once it can be read again.
+        if scanned.elapsed() >= RESCAN || unreadable.is_some() {
             reported = Reported::everywhere();
             scanned = Instant::now();
         }
@@ -258,20 +289,23 @@ async fn follow(
             }
         };
         match outcome {
-            Ok(true) => {
-                mesh.publish(state.snapshot());
+            Ok(changed) => {
+                if changed {
+                    mesh.publish(state.snapshot());
+                }
+                if unreadable.take().is_some() {
+                    info!("the mesh directory can be read again");
+                    status.show(state.problems());
+                }
                 status.report(&mut state);
-                unreadable = false;
+                status.confirm();
             }
-            Ok(false) => unreadable = false,
-            Err(cause) if !unreadable => {
-                warn!(
-                    cause,
-                    "mesh directory can't be read: its last state stays in force"
-                );
-                unreadable = true;
+            Err(cause) => {
+                if unreadable.as_ref() != Some(&cause) {
+                    status.unreadable(&state, &cause);
+                    unreadable = Some(cause);
+                }
             }
-            Err(_) => {}
         }
     }
 }

@@ -71,6 +71,10 @@ impl Reported {
     }
 }
 
+/// Why a directory counts as one that can't be read.
+const NO_FILES: &str = "it holds no YAML or JSON file any more: is it mounted and filled? If the mesh is to be \
+     empty, leave an empty file in it, such as empty.yaml";
+
 impl DirectoryState {
     pub(super) fn new(root: &Path, settings: TranslateSettings) -> Self {
         Self {
@@ -87,11 +91,16 @@ impl DirectoryState {
         }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Reads what has changed where something was reported; true if anything has. If the directory
-    /// can't be read, nothing changes.
+    /// can't be read, or holds no file any more, nothing changes.
     pub(super) fn reload(&mut self, reported: &Reported) -> Result<bool, String> {
         let mut changed = BTreeSet::new();
         let any = match self.single_files(reported) {
+            Some(files) if self.would_be_empty(&files) => return Err(NO_FILES.to_owned()),
             Some(files) => self.reload_files(files, &mut changed),
             None => self.reload_all(&mut changed)?,
         };
@@ -125,6 +134,17 @@ impl DirectoryState {
         Some(files)
     }
 
+    fn would_be_empty(&self, files: &[(&Path, Standing)]) -> bool {
+        let is_file = |(_, standing): &(&Path, Standing)| matches!(standing, Standing::File(_));
+        if self.files.is_empty() || files.iter().any(is_file) {
+            return false;
+        }
+        let gone = files
+            .iter()
+            .filter(|(path, _)| self.files.contains_key(*path));
+        gone.count() == self.files.len()
+    }
+
     fn reload_files(
         &mut self,
         files: Vec<(&Path, Standing)>,
@@ -142,6 +162,9 @@ impl DirectoryState {
 
     fn reload_all(&mut self, changed: &mut BTreeSet<ObjectKey>) -> Result<bool, String> {
         let found = walk::files(&self.root).map_err(|error| error.to_string())?;
+        if found.files.is_empty() && !self.files.is_empty() {
+            return Err(NO_FILES.to_owned());
+        }
         self.directories = found.directories;
         self.has_links = found.has_links;
         let gone: Vec<Arc<Path>> = self

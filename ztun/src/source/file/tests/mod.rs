@@ -389,6 +389,26 @@ async fn a_directory_that_vanishes_leaves_its_last_state_in_force() {
     assert_eq!(state.snapshot().workloads().count(), 1);
 }
 
+#[test]
+fn the_last_file_that_goes_leaves_the_last_state_in_force_and_an_empty_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("a.yaml"), pod("a", "10.0.0.1")).unwrap();
+    let mut state = DirectoryState::new(directory.path(), settings());
+    assert_eq!(state.reload(&Reported::everywhere()), Ok(true));
+    fs::remove_file(path("a.yaml")).unwrap();
+    let mut single = Reported::default();
+    single.add(vec![path("a.yaml")]);
+    for reported in [&single, &Reported::everywhere()] {
+        let refused = state.reload(reported).unwrap_err();
+        assert!(refused.contains("no YAML or JSON file"), "{refused}");
+        assert_eq!(state.snapshot().workloads().count(), 1);
+    }
+    fs::write(path("empty.yaml"), "").unwrap();
+    assert_eq!(state.reload(&Reported::everywhere()), Ok(true));
+    assert_eq!(state.snapshot().workloads().count(), 0);
+}
+
 #[tokio::test]
 async fn an_oversized_or_binary_file_is_refused_without_harm() {
     let directory = MeshDirectory::start(&[("a.yaml", &pod("a", "10.0.0.1"))]);
