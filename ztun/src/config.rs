@@ -65,6 +65,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Such as `info` or `info,ztun::proxy=debug`.
     pub log_filter: String,
+    /// How often the daemon looks whether its pods are captured.
+    #[serde(with = "value::duration")]
+    pub verify_interval: Duration,
     pub timeouts: Timeouts,
     pub limits: Limits,
 }
@@ -223,6 +226,7 @@ impl Config {
         );
         let log_format = read.setting("logFormat", "text", value::log_format);
         let log_filter = read.setting("logFilter", "info", value::log_filter);
+        let verify_interval = read.setting("verifyInterval", "10s", value::duration);
         let timeouts = Timeouts::read(read);
         let limits = Limits::read(read);
         Some(Self {
@@ -249,6 +253,7 @@ impl Config {
             },
             log_format: log_format?,
             log_filter: log_filter?,
+            verify_interval: verify_interval?,
             timeouts: timeouts?,
             limits: limits?,
         })

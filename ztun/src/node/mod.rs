@@ -13,6 +13,7 @@ mod records;
 mod server;
 pub mod status;
 mod telemetry;
+mod verification;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -39,6 +40,7 @@ use self::{
     server::Api,
     server::ApiServer,
     status::StatusReporter,
+    verification::Verification,
 };
 use crate::{
     cert::{
@@ -119,13 +121,15 @@ async fn node(
     )?);
     let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    telemetry::register(&mut registry, pods.clone());
+    let verification = Arc::new(Verification::new(pods.clone()));
+    telemetry::register(&mut registry, pods.clone(), verification.clone());
     source::register_metrics(&mut registry, source.clone());
     cert::metrics::register(&mut registry, &certificates);
     let readiness = Arc::new(Readiness::new(
         mesh.clone(),
         pods.clone(),
         certificates.clone(),
+        verification.clone(),
     ));
 
     let missing = {
@@ -142,6 +146,7 @@ async fn node(
     let kubelet = Arc::new(kubelet);
     readiness.restored.store(true, Ordering::Relaxed);
     tokio::task::spawn_local(sweep(pods.clone(), kubelet.clone()));
+    tokio::task::spawn_local(verification.follow(config.verify_interval));
     tokio::task::spawn_local(membership.clone().follow());
     tokio::task::spawn_local(prefetch::follow(
         config.node_name.clone(),

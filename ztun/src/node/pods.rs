@@ -2,16 +2,20 @@
 
 mod error;
 mod known;
+mod repair;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ztun_common::Verdict;
 
-pub use self::error::PodError;
+pub use self::{error::PodError, repair::Repair};
 use super::{
     addresses::Followers,
     records::{Origin, Record, RecordError, Records, Standing},
@@ -37,6 +41,8 @@ pub struct Pods {
     /// Told when a pod is known newly.
     news: tokio::sync::Notify,
     followers: Followers,
+    /// Whether the pods' capture is left as it is from now on.
+    settled: AtomicBool,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -60,6 +66,7 @@ impl Pods {
             former: Mutex::default(),
             known: Mutex::default(),
             news: tokio::sync::Notify::default(),
+            settled: AtomicBool::new(false),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -225,6 +232,7 @@ impl Pods {
 
     /// Lets the pods' capture be as it is from now on.
     pub fn stop_following(&self) {
+        self.settled.store(true, Ordering::Relaxed);
         self.followers.stop_all();
     }
 

@@ -23,6 +23,7 @@ mod netns;
 mod pins;
 mod prepare;
 mod programs;
+mod repair;
 mod rewritten;
 mod routes;
 mod sockets;
@@ -35,7 +36,7 @@ use std::{
     fmt,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -60,8 +61,9 @@ pub use self::{
     pins::{PinError, PodId},
     prepare::PrepareError,
     programs::{ProgramReport, ProgramsError, verify_all},
+    repair::ReattachError,
     sockets::PodNetns,
-    state::CaptureState,
+    state::{CaptureState, Gap, Remedy},
 };
 use crate::{
     mesh::PodName,
@@ -93,6 +95,8 @@ pub struct Redirect {
     home: Arc<Netns>,
     /// Held while a pod's pins change.
     changing: Mutex<()>,
+    /// What the programs are known by, once somebody has asked: finding out takes a load.
+    tags: OnceLock<Vec<u64>>,
 }
 
 /// A pod whose connections arrive at the daemon's listeners.
@@ -145,6 +149,7 @@ impl Redirect {
             pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(()),
+            tags: OnceLock::new(),
         })
     }
 
