@@ -12,7 +12,10 @@ use crate::shop_and_outsider;
 #[test]
 fn a_node_is_verified_until_a_pod_is_not_captured() {
     let near = PodSpec::new("shop/near").on("a");
-    scenario(shop_and_outsider().pod(near), async |mesh| {
+    let mesh = shop_and_outsider().pod(near);
+    // The daemon is not to repair what is looked for.
+    let mesh = mesh.setting("verifyInterval", json!("1h"));
+    scenario(mesh, async |mesh| {
         let node = mesh.node("a");
         let (verified, text) = verify(node, &[]).await?;
         assert!(verified, "{text}");

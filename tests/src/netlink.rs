@@ -14,7 +14,7 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressFlags},
         link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
-        route::{RouteScope, RouteType},
+        route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
         rule::{RuleAttribute, RuleMessage},
     },
 };
@@ -72,6 +72,16 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("bring up {link}"))
+    }
+
+    pub async fn bring_down(&self, link: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?).down().build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("bring down {link}"))
     }
 
     pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<()> {
@@ -292,6 +302,25 @@ impl Netlink {
             if rule.attributes.contains(&preference) {
                 let removal = self.handle.rule().del(rule).execute().await;
                 removal.context("remove a rule")?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes the routes of this table; answers how many there were.
+    pub async fn flush_table(&self, family: IpVersion, table: u32) -> Result<usize> {
+        let every_route = match family {
+            IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let routes = self.handle.route().get(every_route).execute();
+        let routes: Vec<RouteMessage> = routes.try_collect().await?;
+        let mut removed = 0;
+        for route in routes {
+            if route.attributes.contains(&RouteAttribute::Table(table)) {
+                let removal = self.handle.route().del(route).execute().await;
+                removal.context("remove a route")?;
                 removed += 1;
             }
         }
