@@ -15,7 +15,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags},
         link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
         route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
-        rule::{RuleAttribute, RuleMessage},
+        rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
 use socket2::{Domain, Type};
@@ -306,6 +306,20 @@ impl Netlink {
             }
         }
         Ok(removed)
+    }
+
+    /// Adds a rule that IPv4 packets with this mark go nowhere.
+    pub async fn add_unreachable_mark(&self, mark: u32, preference: u32) -> Result<()> {
+        let mut request = self
+            .handle
+            .rule()
+            .add()
+            .v4()
+            .action(RuleAction::Unreachable);
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(RuleAttribute::FwMark(mark));
+        attributes.push(RuleAttribute::Priority(preference));
+        request.execute().await.context("add a rule")
     }
 
     /// Removes the routes of this table; answers how many there were.

@@ -251,13 +251,16 @@ impl Pods {
             .collect()
     }
 
-    /// Whether each enrolled pod is captured, read from kernel state.
-    pub async fn capture_states(&self) -> BTreeMap<PodName, CaptureState> {
+    /// Whether each enrolled pod is captured, read from kernel state by `look`.
+    pub async fn capture_states(
+        &self,
+        look: fn(&Redirect, &PodSandbox) -> CaptureState,
+    ) -> BTreeMap<PodName, CaptureState> {
         let (redirect, entries) = (self.redirect.clone(), self.list());
         run_blocking(move || {
             entries
                 .into_iter()
-                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), redirect.check(&sandbox)))
+                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), look(&redirect, &sandbox)))
                 .collect()
         })
         .await

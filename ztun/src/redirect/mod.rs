@@ -26,6 +26,7 @@ mod programs;
 mod repair;
 mod rewritten;
 mod routes;
+mod self_test;
 mod sockets;
 mod state;
 mod sysctl;
@@ -288,6 +289,12 @@ impl Redirect {
     /// Whether the kernel captures the pod at this moment.
     pub fn check(&self, sandbox: &PodSandbox) -> CaptureState {
         state::check(self, sandbox)
+    }
+
+    /// As [`check`](Self::check), and whether a connection that is made as the pod's are arrives at
+    /// this daemon. Takes seconds if it doesn't.
+    pub fn verify(&self, sandbox: &PodSandbox) -> CaptureState {
+        state::verify(self, sandbox)
     }
 
     /// How often the pod's programs gave each verdict; nothing for a pod that isn't captured.

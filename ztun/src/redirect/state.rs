@@ -1,11 +1,11 @@
 //! Reading from the kernel whether a pod is captured.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, io, net::IpAddr};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use ztun_common::{Listener, Verdict};
+use ztun_common::{Family, Listener, Verdict};
 
 use super::{
     CgroupError, NetnsError, PodId, PodSandbox, ProgramsError, Redirect,
@@ -18,6 +18,7 @@ use super::{
     pins::{Generation, LINKS},
     prepare::SYSCTLS,
     routes::{self, Missing},
+    self_test,
 };
 
 /// Whether the kernel captures a pod.
@@ -69,6 +70,8 @@ pub enum Gap {
     Routing(#[from] Missing),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    #[error("a test connection over IP{0:?} did not arrive at the daemon: {1}")]
+    SelfTest(Family, io::Error),
 }
 
 /// How a gap can be closed.
@@ -78,7 +81,7 @@ pub enum Remedy {
     CatchUp,
     /// [`Redirect::reattach`]; where that can't be done, the pod is captured anew.
     Reattach,
-    /// The pod is captured anew, which resets what the daemon carries for it.
+    /// The pod is captured anew.
     CaptureAnew,
 }
 
@@ -86,7 +89,7 @@ impl Gap {
     /// `None` if nothing that the daemon could do closes it.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Netns(_) | Self::Cgroup(_) | Self::Netlink(_) => None,
+            Self::Netns(_) | Self::Cgroup(_) | Self::Netlink(_) | Self::SelfTest(..) => None,
             Self::NotEnrolled | Self::Maps(_) => Some(Remedy::CaptureAnew),
             Self::NotAttached(_) | Self::OtherProgram(_) => Some(Remedy::Reattach),
             Self::NoListener(_)
@@ -112,16 +115,32 @@ impl Gap {
             Self::Routing(Missing::Rule | Missing::Fence) => "rule",
             Self::Routing(Missing::Route | Missing::Source) => "route",
             Self::Netlink(_) => "netlink",
+            Self::SelfTest(..) => "self-test",
         }
     }
 }
 
 pub fn check(redirect: &Redirect, sandbox: &PodSandbox) -> CaptureState {
-    match find_gap(redirect, sandbox) {
-        Ok(()) => CaptureState::Captured,
-        Err(gap) => CaptureState::NotCaptured {
-            why: gap.to_string(),
-        },
+    find_gap(redirect, sandbox).into()
+}
+
+pub fn verify(redirect: &Redirect, sandbox: &PodSandbox) -> CaptureState {
+    find_gap(redirect, sandbox)
+        .and_then(|()| {
+            let netns = redirect.open_netns(sandbox)?;
+            netns.run(try_connections)?
+        })
+        .into()
+}
+
+impl From<Result<(), Gap>> for CaptureState {
+    fn from(found: Result<(), Gap>) -> Self {
+        match found {
+            Ok(()) => Self::Captured,
+            Err(gap) => Self::NotCaptured {
+                why: gap.to_string(),
+            },
+        }
     }
 }
 
@@ -241,6 +260,14 @@ fn check_inside(maps: &PodMaps) -> Result<(), Gap> {
         if sysctl.get().is_some_and(|current| current != value) {
             return Err(Gap::Sysctl(sysctl.0));
         }
+    }
+    Ok(())
+}
+
+/// In the calling thread's namespace.
+fn try_connections() -> Result<(), Gap> {
+    for family in NamespaceAddresses::read(&Netlink::connect()?)?.families {
+        self_test::connect(family).map_err(|error| Gap::SelfTest(family, error))?;
     }
     Ok(())
 }
