@@ -139,38 +139,28 @@ fn a_changed_sysctl_is_set_again() {
 
 #[test]
 fn listeners_that_were_taken_out_of_the_map_are_put_back() {
-    is_repaired(
-        "listener",
-        Until::Closed,
-        Carried::GoOn,
-        async |mesh, pod| {
-            let map = pin(mesh, pod, "LISTENERS")?;
-            for key in ["0", "1", "2", "3", "4", "5"] {
-                bpftool(&["map", "delete", "pinned", &map, "key", key, "0", "0", "0"]).await?;
-            }
-            Ok(())
-        },
-    );
+    is_repaired("listener", Until::Closed, async |mesh, pod| {
+        let map = pin(mesh, pod, "LISTENERS")?;
+        for key in ["0", "1", "2", "3", "4", "5"] {
+            bpftool(&["map", "delete", "pinned", &map, "key", key, "0", "0", "0"]).await?;
+        }
+        Ok(())
+    });
 }
 
 #[test]
 fn an_address_that_was_taken_out_of_the_map_is_put_back() {
-    is_repaired(
-        "address",
-        Until::Closed,
-        Carried::GoOn,
-        async |mesh, pod| {
-            let map = pin(mesh, pod, "ADDRESSES")?;
-            let key = pod
-                .v4
-                .to_ipv6_mapped()
-                .octets()
-                .map(|byte| byte.to_string());
-            let key: Vec<&str> = key.iter().map(String::as_str).collect();
-            let delete = ["map", "delete", "pinned", &map, "key"];
-            bpftool(&[&delete[..], &key].concat()).await
-        },
-    );
+    is_repaired("address", Until::Closed, async |mesh, pod| {
+        let map = pin(mesh, pod, "ADDRESSES")?;
+        let key = pod
+            .v4
+            .to_ipv6_mapped()
+            .octets()
+            .map(|byte| byte.to_string());
+        let key: Vec<&str> = key.iter().map(String::as_str).collect();
+        let delete = ["map", "delete", "pinned", &map, "key"];
+        bpftool(&[&delete[..], &key].concat()).await
+    });
 }
 
 #[test]
