@@ -155,7 +155,7 @@ impl Programs {
             .btf(None)
             .override_global("NODE_NETNS", NODE_NETNS.get_or_init(|| netns), true);
         for (map, path) in &self.shared {
-            loader.map_pin_path(*map, path.clone());
+            loader.map_pin_path(map, path.clone());
         }
         Ok(loader)
     }

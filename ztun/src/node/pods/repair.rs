@@ -1,6 +1,6 @@
 //! Finding enrolled pods whose capture was undone, and capturing them again.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use super::{Enrolled, Pods, run_blocking};
 use crate::redirect::{Gap, ReattachError, Remedy};
@@ -25,7 +25,15 @@ impl Pods {
     pub async fn uncaptured(&self) -> Vec<Enrolled> {
         let (redirect, mut entries) = (self.redirect.clone(), self.list());
         run_blocking(move || {
+            let (pods, started) = (entries.len(), Instant::now());
             entries.retain(|entry| redirect.inspect(&entry.sandbox).is_err());
+            let took = started.elapsed();
+            tracing::debug!(
+                pods,
+                suspects = entries.len(),
+                ?took,
+                "looked whether pods are captured"
+            );
             entries
         })
         .await
@@ -37,6 +45,10 @@ impl Pods {
         let pod = &entry.sandbox.pod;
         let is_same = |now: &Enrolled| now.sandbox == entry.sandbox;
         if self.settled.load(Ordering::Relaxed) || !self.enrolled().get(pod).is_some_and(is_same) {
+            return Repair::Unneeded;
+        }
+        if !entry.netns.is_alive() {
+            // The pod has ended, or the sweep finds another path to it.
             return Repair::Unneeded;
         }
         let Err(gap) = self.inspect(entry).await else {
