@@ -38,14 +38,9 @@ fn a_process_that_starts_when_its_pod_is_enrolled_never_talks_in_clear() {
 
 #[test]
 fn a_process_that_connects_while_its_pod_is_enrolled_is_captured_from_one_moment_on() {
-    scenario(starting_client(), async |mesh| {
-        mesh.set_mtls("shop", MtlsMode::Strict)?;
-        let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
-        let _echo = server.echo(PORT)?;
-        wait::until("STRICT holds", async || {
-            !crate::reaches(client, server, Family::V4).await
-        })
-        .await?;
+    let mesh = starting_client().peer_authentication("shop", MtlsMode::Strict);
+    scenario(mesh, async |mesh| {
+        let _echo = mesh.pod("shop/server").echo(PORT)?;
         for start in 0..effort::times(STARTS / 10) {
             let attempts = start_client(mesh, Start::AtOnce, start).await?;
             let captured = |attempt: &Attempt| attempt.failure.is_none();

@@ -1,5 +1,6 @@
 //! What goes wrong: daemons that die, peers that lie, input that makes no sense.
 
+mod broken_capture;
 mod ca_input;
 mod ca_storage;
 mod certificate_authority;

@@ -86,6 +86,41 @@ fn an_address_that_passes_on_without_a_word_to_the_daemon_leads_to_its_new_pod()
     });
 }
 
+#[test]
+fn an_address_that_passed_on_leads_nowhere_for_who_still_takes_it_for_the_former_pods() {
+    let mesh = shop_and_outsider().setting("timeouts.meshState", json!("1s"));
+    scenario(mesh, async |mesh| {
+        let former = mesh.pod("shop/server");
+        let (addresses, manifest) = ((former.v4, former.v6), mesh.manifest_of("shop/server"));
+        let _former_echo = former.echo(PORT)?;
+        let to = former.at(Family::V4, PORT);
+        let mut pooled = mesh.pod("shop/client").connect(to).await?;
+        app::exchange(&mut pooled, "hello").await?;
+        mesh.remove_pod("shop/server").await?;
+
+        // The mesh directory still says that the address is the former's.
+        let spec = PodSpec::new("shop/heir")
+            .on("b")
+            .enrolment(Enrolment::Enrolled);
+        mesh.add_pod_at(spec, addresses).await?;
+        let (client, heir) = (mesh.pod("shop/client"), mesh.pod("shop/heir"));
+        mesh.cni(CniCommand::Add, heir).await?;
+        let echo = heir.echo(PORT)?;
+        for family in [Family::V4, Family::V6] {
+            assert!(!reaches(client, heir, family).await, "{family:?}");
+        }
+        assert_eq!(echo.peers(), []);
+
+        mesh.directory.remove(&manifest)?;
+        mesh.apply(&Manifest::service_account("shop", "heir"))?;
+        mesh.apply(&mesh.manifest_of("shop/heir"))?;
+        wait::until("the heir is reached", async || {
+            reaches(client, heir, Family::V4).await
+        })
+        .await
+    });
+}
+
 /// Takes a pod away, gives its addresses to one with another identity, and expects to reach that one.
 async fn address_passes_on(
     mesh: &mut Mesh,

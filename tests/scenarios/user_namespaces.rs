@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use anyhow::Result;
 use rtnetlink::IpVersion;
+use serde_json::json;
 use ztun_tests::{
     Enrolment, Family, Mesh, MeshBuilder, MtlsMode, PodSpec, Users, app, netlink::Netlink,
     rogue::HBONE_PORT, scenario,
@@ -78,6 +79,8 @@ fn strict_refuses_plaintext_and_takes_the_mesh() {
 #[test]
 fn its_root_gets_out_in_clear_without_the_rules_but_not_past_strict_nor_a_dead_daemon() {
     let mesh = shop().peer_authentication("shop", MtlsMode::Strict);
+    // Until the daemon looks.
+    let mesh = mesh.setting("verifyInterval", json!("1h"));
     scenario(mesh, async |mesh| {
         let (client, server) = (mesh.pod("shop/client"), mesh.pod("shop/server"));
         let outside = mesh.pod("outside/client");

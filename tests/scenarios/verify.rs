@@ -9,10 +9,18 @@ use ztun_tests::{Enrolment, Node, PodSpec, netlink::Netlink, scenario};
 
 use crate::shop_and_outsider;
 
+/// The mark of captured packets, and a preference ahead of the rules for them.
+const MARK: u32 = 0x539;
+const BEFORE_CAPTURE: u32 = 50;
+const SELF_TEST_PORT: u16 = 9;
+
 #[test]
 fn a_node_is_verified_until_a_pod_is_not_captured() {
     let near = PodSpec::new("shop/near").on("a");
-    scenario(shop_and_outsider().pod(near), async |mesh| {
+    let mesh = shop_and_outsider().pod(near);
+    // The daemon is not to repair what is looked for.
+    let mesh = mesh.setting("verifyInterval", json!("1h"));
+    scenario(mesh, async |mesh| {
         let node = mesh.node("a");
         let (verified, text) = verify(node, &[]).await?;
         assert!(verified, "{text}");
@@ -31,6 +39,36 @@ fn a_node_is_verified_until_a_pod_is_not_captured() {
         assert_eq!(json["problems"], json!([problem]));
         let (verified, text) = verify(node, &["--pod", "shop/near"]).await?;
         assert!(verified && !text.contains("shop/client"), "{text}");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_kernel_state_does_not_show_a_test_connection_does() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let (node, client) = (mesh.node("a"), mesh.pod("shop/client"));
+        // Everything that was made for capture is in place, but another rule comes before it.
+        Netlink::open(&client.netns)?
+            .add_unreachable_mark(MARK, BEFORE_CAPTURE)
+            .await?;
+        let (verified, text) = verify(node, &[]).await?;
+        assert!(!verified, "{text}");
+        let problem = "shop/client is not captured: a test connection over IPV4 did not arrive";
+        assert!(text.contains(problem), "{text}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_test_connection_shows_nowhere() {
+    scenario(shop_and_outsider(), async |mesh| {
+        let node = mesh.node("a");
+        let capture = mesh.capture()?;
+        let (verified, text) = verify(node, &[]).await?;
+        assert!(verified, "{text}");
+        assert_eq!(capture.finish()?.packets_of_port(SELF_TEST_PORT), 0);
+        assert_eq!(node.status().await?["connections"], json!([]));
+        assert!(!node.log().contains("192.0.2."), "{}", node.log());
         Ok(())
     });
 }

@@ -3,9 +3,13 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -22,7 +26,9 @@ const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_QUERY: libc::c_int = 16;
+const OBJ_GET: libc::c_int = 7;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_SOCKMAP: u32 = 15;
@@ -110,6 +116,21 @@ struct LinkCreate {
 }
 
 #[repr(C)]
+struct ObjectGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    former: u32,
+}
+
+#[repr(C)]
 struct Query {
     target: u32,
     attach_type: u32,
@@ -189,6 +210,28 @@ impl Program {
         let link = link.with_context(|| format!("attach a program to {target:?}"))?;
         Ok(Attached { _link: owned(link) })
     }
+}
+
+/// Puts a program in the place of the one that the pinned link at `pin` attaches.
+pub fn replace(pin: &Path, program: &Program) -> Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjectGet {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the path is a C string that outlives the call.
+    let link = unsafe { bpf(OBJ_GET, &mut get) }.map(owned);
+    let link = link.with_context(|| format!("open the link {}", pin.display()))?;
+    let mut update = LinkUpdate {
+        link: number(&link),
+        program: number(&program.fd),
+        flags: 0,
+        former: 0,
+    };
+    // SAFETY: the attributes are what the command reads.
+    unsafe { bpf(LINK_UPDATE, &mut update) }.context("replace a link's program")?;
+    Ok(())
 }
 
 /// The IDs of the programs that are attached to exactly this target.

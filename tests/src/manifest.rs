@@ -130,6 +130,14 @@ impl Manifest {
         }))
     }
 
+    /// The same pod, told to end.
+    #[must_use]
+    pub fn terminating(mut self) -> Self {
+        self.0["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        self.0["status"]["conditions"] = json!([{ "type": "Ready", "status": "False" }]);
+        self
+    }
+
     pub fn service(service: &ServiceSpec, vips: &[IpAddr]) -> Self {
         let ports: Vec<_> = service
             .ports

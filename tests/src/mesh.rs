@@ -336,6 +336,9 @@ impl Mesh {
             "metricsAddress": daemon::METRICS,
             "logFilter": "info,ztun=debug",
         });
+        if let Some(interval) = sabotage::verify_interval() {
+            configuration["verifyInterval"] = json!(interval);
+        }
         for (path, value) in settings {
             let keys = path.split('.');
             *keys.fold(&mut configuration, |at, key| &mut at[key]) = value.clone();

@@ -14,8 +14,8 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressFlags},
         link::{InfoData, InfoNetkit, InfoVeth, NetkitMode},
-        route::{RouteScope, RouteType},
-        rule::{RuleAttribute, RuleMessage},
+        route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
+        rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
 use socket2::{Domain, Type};
@@ -72,6 +72,16 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("bring up {link}"))
+    }
+
+    pub async fn bring_down(&self, link: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_index(self.index(link)?).down().build();
+        self.handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .with_context(|| format!("bring down {link}"))
     }
 
     pub async fn set_mtu(&self, link: &str, mtu: u32) -> Result<()> {
@@ -292,6 +302,39 @@ impl Netlink {
             if rule.attributes.contains(&preference) {
                 let removal = self.handle.rule().del(rule).execute().await;
                 removal.context("remove a rule")?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Adds a rule that IPv4 packets with this mark go nowhere.
+    pub async fn add_unreachable_mark(&self, mark: u32, preference: u32) -> Result<()> {
+        let mut request = self
+            .handle
+            .rule()
+            .add()
+            .v4()
+            .action(RuleAction::Unreachable);
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(RuleAttribute::FwMark(mark));
+        attributes.push(RuleAttribute::Priority(preference));
+        request.execute().await.context("add a rule")
+    }
+
+    /// Removes the routes of this table; answers how many there were.
+    pub async fn flush_table(&self, family: IpVersion, table: u32) -> Result<usize> {
+        let every_route = match family {
+            IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
+        let routes = self.handle.route().get(every_route).execute();
+        let routes: Vec<RouteMessage> = routes.try_collect().await?;
+        let mut removed = 0;
+        for route in routes {
+            if route.attributes.contains(&RouteAttribute::Table(table)) {
+                let removal = self.handle.route().del(route).execute().await;
+                removal.context("remove a route")?;
                 removed += 1;
             }
         }

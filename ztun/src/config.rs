@@ -70,6 +70,9 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Such as `info` or `info,ztun::proxy=debug`.
     pub log_filter: String,
+    /// How often the daemon looks whether its pods are captured.
+    #[serde(with = "value::duration")]
+    pub verify_interval: Duration,
     pub timeouts: Timeouts,
     pub limits: Limits,
 }
@@ -234,6 +237,7 @@ impl Config {
         );
         let log_format = read.setting("logFormat", "text", value::log_format);
         let log_filter = read.setting("logFilter", "info", value::log_filter);
+        let verify_interval = read.setting("verifyInterval", "10s", value::duration);
         let timeouts = Timeouts::read(read);
         let limits = Limits::read(read);
         Some(Self {
@@ -262,6 +266,7 @@ impl Config {
             },
             log_format: log_format?,
             log_filter: log_filter?,
+            verify_interval: verify_interval?,
             timeouts: timeouts?,
             limits: limits?,
         })

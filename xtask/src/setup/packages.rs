@@ -19,7 +19,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 13] = [
+const NEEDED: [Needed; 14] = [
     Needed {
         program: "curl",
         package: "curl",
@@ -70,6 +70,11 @@ const NEEDED: [Needed; 13] = [
     Needed {
         program: "/usr/lib/python3/dist-packages/cryptography/__init__.py",
         package: "python3-cryptography",
+    },
+    // What the kernel has of programs, maps and links, read and undone by another hand.
+    Needed {
+        program: "bpftool",
+        package: "bpftool",
     },
     Needed {
         program: "nft",

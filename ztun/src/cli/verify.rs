@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Daemon, Output, client, enrol::pod_name, table::Table};
 use crate::{
     mesh::PodName,
-    node::status::{NodeStatus, PodStatus},
+    node::status::PodStatus,
     redirect::{CaptureState, Feature, Finding, KernelReport},
 };
 
@@ -54,11 +54,9 @@ struct PodReport {
 
 pub fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let kernel = KernelReport::of_this_kernel();
-    let status: Result<NodeStatus, _> =
-        client::call(&args.daemon.socket, Method::GET, "/v1/status", &());
-    let pods = status
-        .map(|status| status.pods)
-        .map_err(|error| format!("no pod could be verified: {error}"));
+    let pods: Result<Vec<PodStatus>, _> =
+        client::call(&args.daemon.socket, Method::GET, "/v1/verification", &());
+    let pods = pods.map_err(|error| format!("no pod could be verified: {error}"));
     let verification = Verification::new(&kernel, pods, args.pod.as_ref());
     match args.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&verification)?),

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::pods::run_blocking;
@@ -27,8 +30,17 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Followers {
     redirect: Arc<Redirect>,
     proxy: Arc<Proxy>,
-    tasks: Mutex<BTreeMap<PodName, AbortOnDropHandle<()>>>,
+    tasks: Mutex<BTreeMap<PodName, Task>>,
 }
+
+#[derive(Debug)]
+struct Task {
+    requests: mpsc::Sender<Request>,
+    _running: AbortOnDropHandle<()>,
+}
+
+/// To look now; answered when that is done.
+type Request = oneshot::Sender<()>;
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -51,9 +63,26 @@ impl Followers {
     /// serve the pod already.
     pub fn follow(&self, pod: &PodName, follower: AddressFollower) {
         let (redirect, proxy) = (self.redirect.clone(), self.proxy.clone());
-        let task = tokio::spawn(follow(pod.clone(), follower, redirect, proxy));
-        self.tasks()
-            .insert(pod.clone(), AbortOnDropHandle::new(task));
+        let (requests, requested) = mpsc::channel(1);
+        let following = follow(pod.clone(), follower, requested, redirect, proxy);
+        let task = Task {
+            requests,
+            _running: AbortOnDropHandle::new(tokio::spawn(following)),
+        };
+        self.tasks().insert(pod.clone(), task);
+    }
+
+    /// Makes the pod's capture true to its addresses now, and with it what is missing of rules,
+    /// routes, sysctls and listeners. What goes wrong is logged.
+    pub async fn catch_up(&self, pod: &PodName) {
+        let requests = self.tasks().get(pod).map(|task| task.requests.clone());
+        let (request, done) = oneshot::channel();
+        if let Some(requests) = requests
+            && requests.send(request).await.is_ok()
+        {
+            // Dropped where the pod is followed no longer.
+            let _ = done.await;
+        }
     }
 
     pub fn stop(&self, pod: &PodName) {
@@ -64,7 +93,7 @@ impl Followers {
         self.tasks().clear();
     }
 
-    fn tasks(&self) -> MutexGuard<'_, BTreeMap<PodName, AbortOnDropHandle<()>>> {
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<PodName, Task>> {
         // Nothing panics while holding it.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,15 +102,16 @@ impl Followers {
 async fn follow(
     pod: PodName,
     mut follower: AddressFollower,
+    mut requests: mpsc::Receiver<Request>,
     redirect: Arc<Redirect>,
     proxy: Arc<Proxy>,
 ) {
     let mut is_behind = false;
     loop {
-        let changed = if is_behind {
-            timeout(RETRY, follower.changed()).await.unwrap_or(Ok(()))
-        } else {
-            follower.changed().await
+        let retry = if is_behind { RETRY } else { Duration::MAX };
+        let (changed, request) = tokio::select! {
+            changed = timeout(retry, follower.changed()) => (changed.unwrap_or(Ok(())), None),
+            Some(request) = requests.recv() => (Ok(()), Some(request)),
         };
         if let Err(error) = changed {
             tracing::warn!(%pod, %error, "cannot hear of the pod's addresses: looking now and then");
@@ -105,6 +135,10 @@ async fn follow(
             && !was_behind
         {
             tracing::error!(%pod, %error, "cannot follow the pod's addresses; it is tried again, and the new ones stay closed");
+        }
+        if let Some(request) = request {
+            // Whoever asked may be gone.
+            let _ = request.send(());
         }
         sleep(REST).await;
     }

@@ -18,6 +18,7 @@ mod server;
 mod socket_file;
 pub mod status;
 mod telemetry;
+mod verification;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -44,6 +45,7 @@ use self::{
     records::Records,
     server::Api,
     status::StatusReporter,
+    verification::Verification,
 };
 use crate::{
     cert::{CertificateManager, fips},
@@ -111,12 +113,9 @@ async fn node(
     )?);
     let pods = Arc::new(Pods::new(redirect.clone(), records, proxy.clone()));
     let membership = Arc::new(Membership::new(&config, mesh.clone(), pods.clone()));
-    let registry = telemetry::registry(&metrics, &pods, &source, &credentials);
-    let readiness = Arc::new(Readiness::new(
-        mesh.clone(),
-        pods.clone(),
-        certificates.clone(),
-    ));
+    let verification = Arc::new(Verification::new(pods.clone()));
+    let registry = telemetry::registry(&metrics, &source, &credentials, &verification);
+    let readiness = Arc::new(Readiness::new(&mesh, certificates, &verification));
     let sockets = endpoints.try_clone().context("duplicate the sockets")?;
     let heritage = Arc::new(Heritage::new(&pods, &readiness, sockets));
 
@@ -151,6 +150,7 @@ async fn node(
     let metrics = http::metrics(registry);
     tasks.spawn(http::serve(endpoints.metrics, Arc::new(metrics)));
     tasks.spawn(sweep(pods.clone(), kubelet.clone()));
+    tasks.spawn(verification.follow(config.verify_interval));
     tasks.spawn(membership.clone().follow());
     tasks.spawn(prefetch::follow(
         config.node_name.clone(),

@@ -3,16 +3,20 @@
 mod error;
 mod handing;
 mod known;
+mod repair;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ztun_common::Verdict;
 
-pub use self::{error::PodError, handing::Handing};
+pub use self::{error::PodError, handing::Handing, repair::Repair};
 use super::{
     addresses::Followers,
     handover::HandedPod,
@@ -39,6 +43,8 @@ pub struct Pods {
     /// Told when a pod is known newly.
     news: tokio::sync::Notify,
     followers: Followers,
+    /// Whether the pods' capture is left as it is from now on.
+    settled: AtomicBool,
     /// Held while a pod is enrolled, released, or handed over; true once all are a successor's.
     change: tokio::sync::Mutex<bool>,
 }
@@ -63,6 +69,7 @@ impl Pods {
             former: Mutex::default(),
             known: Mutex::default(),
             news: tokio::sync::Notify::default(),
+            settled: AtomicBool::new(false),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -259,6 +266,7 @@ impl Pods {
 
     /// Lets the pods' capture be as it is from now on.
     pub fn stop_following(&self) {
+        self.settled.store(true, Ordering::Relaxed);
         self.followers.stop_all();
     }
 
@@ -277,13 +285,16 @@ impl Pods {
             .collect()
     }
 
-    /// Whether each enrolled pod is captured, read from kernel state.
-    pub async fn capture_states(&self) -> BTreeMap<PodName, CaptureState> {
+    /// Whether each enrolled pod is captured, read from kernel state by `look`.
+    pub async fn capture_states(
+        &self,
+        look: fn(&Redirect, &PodSandbox) -> CaptureState,
+    ) -> BTreeMap<PodName, CaptureState> {
         let (redirect, entries) = (self.redirect.clone(), self.list());
         run_blocking(move || {
             entries
                 .into_iter()
-                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), redirect.check(&sandbox)))
+                .map(|Enrolled { sandbox, .. }| (sandbox.pod.clone(), look(&redirect, &sandbox)))
                 .collect()
         })
         .await

@@ -1,4 +1,5 @@
-//! Whether this node can serve: mesh state is there, and a valid certificate for every enrolled pod.
+//! Whether this node can serve: mesh state is there, and every enrolled pod is captured and has a
+//! valid certificate.
 
 use std::sync::{
     Arc,
@@ -8,7 +9,7 @@ use std::sync::{
 use ::http::request::Parts;
 use time::OffsetDateTime;
 
-use super::pods::Pods;
+use super::{pods::Pods, verification::Verification};
 use crate::{
     cert::CertificateManager,
     mesh::Mesh,
@@ -20,16 +21,22 @@ pub struct Readiness {
     pub mesh: Arc<Mesh>,
     pub pods: Arc<Pods>,
     pub certificates: Arc<CertificateManager>,
+    pub verification: Arc<Verification>,
     pub draining: AtomicBool,
     pub restored: AtomicBool,
 }
 
 impl Readiness {
-    pub fn new(mesh: Arc<Mesh>, pods: Arc<Pods>, certificates: Arc<CertificateManager>) -> Self {
+    pub fn new(
+        mesh: &Arc<Mesh>,
+        certificates: &Arc<CertificateManager>,
+        verification: &Arc<Verification>,
+    ) -> Self {
         Self {
-            mesh,
-            pods,
-            certificates,
+            mesh: mesh.clone(),
+            pods: verification.pods().clone(),
+            certificates: certificates.clone(),
+            verification: verification.clone(),
             draining: AtomicBool::new(false),
             restored: AtomicBool::new(false),
         }
@@ -77,6 +84,9 @@ impl Readiness {
                     cause.unwrap_or("not issued yet")
                 ));
             }
+        }
+        for (pod, why) in self.verification.uncaptured() {
+            missing.push(format!("{pod}: not captured: {why}"));
         }
         missing
     }

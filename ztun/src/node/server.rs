@@ -134,6 +134,9 @@ async fn route(request: Request<Incoming>, api: &Api) -> Response<Full<Bytes>> {
         (&Method::POST, "/v1/pods") => enrol(request, api).await,
         (&Method::DELETE, "/v1/pods") => unenrol(request, api).await,
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &api.status.report().await)),
+        (&Method::GET, "/v1/verification") => {
+            Ok(json(StatusCode::OK, &api.status.verified_pods().await))
+        }
         (&Method::GET, "/v1/certificates") => {
             Ok(json(StatusCode::OK, &api.status.certificates.details()))
         }

@@ -18,7 +18,7 @@ use crate::{
     mesh::{Identity, Mesh, PodName, WorkloadUid},
     observe::ConnectionStatus,
     proxy::Proxy,
-    redirect::CaptureState,
+    redirect::{CaptureState, PodSandbox, Redirect},
     source::{FileSource, Problem},
 };
 
@@ -101,17 +101,22 @@ impl StatusReporter {
             },
             kubelet: self.kubelet.status(),
             privileges: self.privileges.clone(),
-            pods: self.pods().await,
+            pods: self.pods(Redirect::check).await,
             certificates: self.certificates.status(),
             trust: self.trust.status(),
             connections: self.proxy.connections(),
         }
     }
 
+    /// The pods, each with a test connection.
+    pub async fn verified_pods(&self) -> Vec<PodStatus> {
+        self.pods(Redirect::verify).await
+    }
+
     /// The enrolled pods, and those that take part but are not captured.
-    async fn pods(&self) -> Vec<PodStatus> {
+    async fn pods(&self, look: fn(&Redirect, &PodSandbox) -> CaptureState) -> Vec<PodStatus> {
         let snapshot = self.mesh.snapshot();
-        let mut captures = self.pods.capture_states().await;
+        let mut captures = self.pods.capture_states(look).await;
         let mut verdicts: BTreeMap<PodName, _> = self.pods.verdicts().into_iter().collect();
         let mut pods: Vec<PodStatus> = self
             .pods

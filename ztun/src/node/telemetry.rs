@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{credentials::Credentials, pods::Pods};
+use super::{credentials::Credentials, pods::Pods, verification::Verification};
 use crate::{
     cert::{self, Trust},
     observe::Metrics,
@@ -19,15 +19,17 @@ use crate::{
 /// All metrics of the daemon.
 pub fn registry(
     metrics: &Metrics,
-    pods: &Arc<Pods>,
     source: &Arc<FileSource>,
     credentials: &Credentials,
+    verification: &Arc<Verification>,
 ) -> Registry {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    verification.register(&mut registry);
     registry.register_collector(Box::new(NodeCollector {
-        pods: pods.clone(),
+        pods: verification.pods().clone(),
         trust: credentials.trust.clone(),
+        verification: verification.clone(),
     }));
     source::register_metrics(&mut registry, source.clone());
     cert::metrics::register(&mut registry, &credentials.certificates);
@@ -38,6 +40,12 @@ pub fn registry(
 struct NodeCollector {
     pods: Arc<Pods>,
     trust: Arc<Trust>,
+    verification: Arc<Verification>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
 }
 
 /// A pod's series end with its enrolment, and begin at 0 when it is captured anew.
@@ -71,15 +79,30 @@ impl Collector for NodeCollector {
             None,
             MetricType::Counter,
         )?;
-        for (pod, counts) in self.pods.verdicts() {
+        let enrolled = self.pods.verdicts();
+        for (pod, counts) in &enrolled {
             for (verdict, count) in counts {
                 let labels = VerdictLabels {
                     namespace: pod.namespace.to_string(),
                     pod: pod.name.to_string(),
                     verdict: verdict.name(),
                 };
-                ConstCounter::new(count).encode(verdicts.encode_family(&labels)?)?;
+                ConstCounter::new(*count).encode(verdicts.encode_family(&labels)?)?;
             }
+        }
+        let uncaptured = self.verification.uncaptured().len();
+        let mut pods = encoder.encode_descriptor(
+            "ztun_pods",
+            "Enrolled pods, by whether the kernel captured them when it was last looked",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (state, count) in [
+            ("captured", enrolled.len().saturating_sub(uncaptured)),
+            ("not_captured", uncaptured),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(pods.encode_family(&StateLabels { state })?)?;
         }
         Ok(())
     }

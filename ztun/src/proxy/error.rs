@@ -189,7 +189,7 @@ impl ProxyError {
                 ..
             }
             | Self::TunnelLost {
-                retry: Retry::Fresh,
+                retry: Retry::Unprocessed | Retry::Unanswered,
                 ..
             } => true,
             // What a proxy answers whose application is not there.

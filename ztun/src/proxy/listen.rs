@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Proxy, hbone, inbound, outbound, pod::PodListeners, registry::LocalPod, socket};
+use super::{
+    Proxy, hbone, inbound, outbound, pod::PodListeners, registry::LocalPod, self_test, socket,
+};
 
 /// How long a listener rests after an error such as too many open files.
 const REST: Duration = Duration::from_millis(50);
@@ -54,6 +56,11 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<LocalPod>, listener: TcpListener, ki
             accepted = listener.accept() => accepted,
         };
         match accepted.and_then(|(stream, client)| Accepted::new(stream, client)) {
+            Ok(accepted)
+                if matches!(kind, Kind::Outbound) && self_test::is_meant(accepted.dialled) =>
+            {
+                proxy.tasks.spawn(self_test::answer(accepted.stream));
+            }
             Ok(accepted) => {
                 let Some(place) = proxy.place(&pod, accepted.client) else {
                     continue;

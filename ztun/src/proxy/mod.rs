@@ -12,6 +12,7 @@ mod pool;
 mod registry;
 mod rejudge;
 mod relay;
+pub mod self_test;
 pub mod settings;
 mod socket;
 

@@ -8,6 +8,7 @@ use std::{
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -57,6 +58,14 @@ struct LinkCreate {
     program: u32,
     target: u32,
     attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_GET_FD_BY_ID` reads.
+#[repr(C)]
+struct ById {
+    id: u32,
+    next: u32,
     flags: u32,
 }
 
@@ -149,6 +158,22 @@ pub fn create_link(program: &OwnedFd, target: RawFd, attach_type: u32) -> io::Re
 
 /// The bytes of machine code that a program became; 0 if it is interpreted.
 pub fn jited_length(program: &OwnedFd) -> io::Result<u32> {
+    Ok(program_info(program)?.jited_length)
+}
+
+/// What a loaded program's instructions are known by, whichever maps it uses.
+pub fn tag_of_program(id: u32) -> io::Result<u64> {
+    let mut attributes = ById {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    // SAFETY: the attributes are what the command reads.
+    let program = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attributes) }.map(owned)?;
+    Ok(u64::from_be_bytes(program_info(&program)?.tag))
+}
+
+fn program_info(program: &OwnedFd) -> io::Result<ProgramInfo> {
     let mut info = ProgramInfo::default();
     let mut attributes = InfoByFd {
         fd: number(program.as_raw_fd()),
@@ -159,7 +184,7 @@ pub fn jited_length(program: &OwnedFd) -> io::Result<u32> {
     };
     // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
-    Ok(info.jited_length)
+    Ok(info)
 }
 
 /// Calls `bpf(2)`.

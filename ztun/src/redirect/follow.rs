@@ -101,6 +101,7 @@ impl AddressFollower {
     /// call does it.
     fn catch_up_inside(&mut self) -> Result<Followed, FollowError> {
         let netlink = Netlink::connect().map_err(PrepareError::from)?;
+        netlink.bring_loopback_up().map_err(PrepareError::from)?;
         let found = NamespaceAddresses::read(&netlink).map_err(PrepareError::from)?;
         let known = self.addresses.to_vec();
         let own = most_that_fit(&found.own, &known);

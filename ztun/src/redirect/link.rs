@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::bpf::bpf;
+use super::bpf::{bpf, tag_of_program};
 
 // Commands of bpf(2).
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -91,14 +91,7 @@ impl PinnedLink {
     }
 
     pub fn attachment(&self) -> io::Result<Attachment> {
-        let mut info = LinkInfo::default();
-        let mut attributes = InfoByFd {
-            fd: self.0.as_raw_fd().cast_unsigned(),
-            length: LinkInfo::LENGTH,
-            info: (&raw mut info) as u64,
-        };
-        // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
-        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+        let info = self.info()?;
         let [low, high] = info.target.map(u64::from);
         Ok(match info.kind {
             BPF_LINK_TYPE_CGROUP => match cgroup_id(low, high) {
@@ -108,6 +101,23 @@ impl PinnedLink {
             BPF_LINK_TYPE_NETNS if low != 0 => Attachment::Netns(low),
             _ => Attachment::Nothing,
         })
+    }
+
+    /// What the instructions of the link's program are known by.
+    pub fn tag(&self) -> io::Result<u64> {
+        tag_of_program(self.info()?.program)
+    }
+
+    fn info(&self) -> io::Result<LinkInfo> {
+        let mut info = LinkInfo::default();
+        let mut attributes = InfoByFd {
+            fd: self.0.as_raw_fd().cast_unsigned(),
+            length: LinkInfo::LENGTH,
+            info: (&raw mut info) as u64,
+        };
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which is as long.
+        unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+        Ok(info)
     }
 
     /// Takes the link off. Removing its pin would do so too, but only later.

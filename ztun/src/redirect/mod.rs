@@ -23,8 +23,10 @@ mod netns;
 mod pins;
 mod prepare;
 mod programs;
+mod repair;
 mod rewritten;
 mod routes;
+mod self_test;
 mod sockets;
 mod state;
 mod sysctl;
@@ -36,7 +38,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -53,8 +55,9 @@ pub use self::{
     pins::{PinError, PodId},
     prepare::PrepareError,
     programs::{ProgramReport, ProgramsError, verify_all},
+    repair::ReattachError,
     sockets::PodNetns,
-    state::CaptureState,
+    state::{CaptureState, Gap, Remedy},
 };
 use self::{
     cgroup::Cgroup,
@@ -95,6 +98,8 @@ pub struct Redirect {
     home: Arc<Netns>,
     /// Held while a pod's capture changes; true once that is a successor's business.
     changing: Mutex<bool>,
+    /// What the programs are known by, once somebody has asked: finding out takes a load.
+    tags: OnceLock<Vec<u64>>,
 }
 
 /// Keeps every pod's capture as it is.
@@ -164,6 +169,7 @@ impl Redirect {
             pins,
             home: Arc::new(Netns::current()?),
             changing: Mutex::new(false),
+            tags: OnceLock::new(),
         })
     }
 
@@ -320,6 +326,12 @@ impl Redirect {
     /// Whether the kernel captures the pod at this moment.
     pub fn check(&self, sandbox: &PodSandbox) -> CaptureState {
         state::check(self, sandbox)
+    }
+
+    /// As [`check`](Self::check), and whether a connection that is made as the pod's are arrives at
+    /// this daemon. Takes seconds if it doesn't.
+    pub fn verify(&self, sandbox: &PodSandbox) -> CaptureState {
+        state::verify(self, sandbox)
     }
 
     /// How often the pod's programs gave each verdict; nothing for a pod that isn't captured.

@@ -181,15 +181,7 @@ impl PinDirectory {
     /// Takes a generation off. Gone already is fine.
     pub fn remove(&self, pod: &PodId, generation: &Generation) -> Result<(), PinError> {
         for name in LINKS {
-            let path = generation.path(name);
-            let result = match PinnedLink::open(&path) {
-                Ok(link) => match link.detach() {
-                    // Where a link was attached may be gone before the link.
-                    Ok(()) | Err(_) => fs::remove_file(&path),
-                },
-                Err(error) => Err(error),
-            };
-            ignore_absence(result, path)?;
+            generation.take_off(name)?;
         }
         for name in MAPS {
             let path = generation.path(name);
@@ -221,6 +213,19 @@ impl Generation {
     /// Where the link or the map of this name is pinned.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Takes the link of this name off. Gone already is fine.
+    pub fn take_off(&self, name: &str) -> Result<(), PinError> {
+        let path = self.path(name);
+        let result = match PinnedLink::open(&path) {
+            Ok(link) => match link.detach() {
+                // Where a link was attached may be gone before the link.
+                Ok(()) | Err(_) => fs::remove_file(&path),
+            },
+            Err(error) => Err(error),
+        };
+        ignore_absence(result, path)
     }
 
     /// Says of which programs it is, once it is whole.

@@ -131,6 +131,22 @@ impl Programs {
             .map_err(|error| ProgramsError::Load(with_causes(&error)))
     }
 
+    /// Loads programs for a pod that has maps already, pinned in `generation`.
+    pub fn load_beside(&self, generation: &Generation) -> Result<PodPrograms, ProgramsError> {
+        let mut loader = self.new_loader()?;
+        for map in MAPS {
+            loader.map_pin_path(map, generation.path(map));
+        }
+        let loaded = loader.load(OBJECT);
+        let mut pod = loaded
+            .map(PodPrograms)
+            .map_err(|error| ProgramsError::Load(with_causes(&error)))?;
+        for name in LINKS {
+            pod.load_program(name)?;
+        }
+        Ok(pod)
+    }
+
     fn new_loader(&self) -> Result<EbpfLoader<'static>, ProgramsError> {
         let netns = netns_cookie().map_err(ProgramsError::Netns)?;
         let mut loader = EbpfLoader::new();
@@ -183,6 +199,33 @@ impl PodPrograms {
             })?;
         }
         Ok(())
+    }
+
+    /// Attaches one of the programs, and pins it in the place of what was pinned there.
+    pub fn replace(
+        &mut self,
+        name: &'static str,
+        netns: &Netns,
+        cgroup: &Cgroup,
+        generation: &Generation,
+    ) -> Result<(), AttachError> {
+        let link = self.attach_program(name, netns, cgroup)?;
+        generation.take_off(name)?;
+        let path = generation.path(name);
+        link.pin(&path).map_err(|error| PinError::Pin {
+            path,
+            reason: with_causes(&error),
+        })?;
+        Ok(())
+    }
+
+    /// What each program's instructions are known by, in the order of [`LINKS`].
+    pub fn tags(&mut self) -> Result<Vec<u64>, ProgramsError> {
+        let tag = |name| -> Result<u64, ProgramsError> {
+            let info = self.program(name)?.info();
+            Ok(info.map_err(|error| refused(name, &error))?.tag())
+        };
+        LINKS.into_iter().map(tag).collect()
     }
 
     pub fn into_inner(self) -> Ebpf {

@@ -11,6 +11,7 @@ use rtnetlink::{
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
+use thiserror::Error;
 use ztun_common::{Family, LOOPBACK_INTERFACE, MARK};
 
 use super::netlink::{Netlink, NetlinkError};
@@ -36,6 +37,19 @@ pub enum Captured {
 pub enum Added {
     Rule(RuleMessage),
     Route(RouteMessage),
+}
+
+/// What of a family's routing is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Missing {
+    #[error("the rule for captured packets is missing")]
+    Rule,
+    #[error("the fence for captured packets is missing")]
+    Fence,
+    #[error("the route for captured packets is missing")]
+    Route,
+    #[error("captured packets show an address that the pod has no longer")]
+    Source,
 }
 
 /// Routes a family's packets with the mark to loopback, and nowhere if that route is gone.
@@ -85,7 +99,7 @@ pub fn missing(
     netlink: &Netlink,
     family: Family,
     own: &[IpAddr],
-) -> Result<Option<&'static str>, NetlinkError> {
+) -> Result<Option<Missing>, NetlinkError> {
     let version = match family {
         Family::V4 => IpVersion::V4,
         Family::V6 => IpVersion::V6,
@@ -104,10 +118,10 @@ pub fn missing(
         })
     };
     if !has(&lookup_rule(family)) {
-        return Ok(Some("the rule for captured packets is missing"));
+        return Ok(Some(Missing::Rule));
     }
     if !has(&fence_rule(family)) {
-        return Ok(Some("the fence for captured packets is missing"));
+        return Ok(Some(Missing::Fence));
     }
     let mut every_route = RouteMessage::default();
     every_route.header.address_family = address_family(family);
@@ -120,22 +134,34 @@ pub fn missing(
             .execute()
             .try_collect(),
     )?;
-    let route = routes.iter().find(|route| {
-        route.header.kind == RouteType::Local
-            && route.header.destination_prefix_length == 0
-            && route.attributes.contains(&RouteAttribute::Table(TABLE))
-            && route
-                .attributes
-                .contains(&RouteAttribute::Oif(LOOPBACK_INTERFACE))
-    });
-    let Some(route) = route else {
-        return Ok(Some("the route for captured packets is missing"));
+    let route_by = |interface| {
+        let output = RouteAttribute::Oif(interface);
+        routes.iter().find(|route| {
+            route.header.kind == RouteType::Local
+                && route.header.destination_prefix_length == 0
+                && route.attributes.contains(&RouteAttribute::Table(TABLE))
+                && route.attributes.contains(&output)
+        })
     };
-    let is_own = route.attributes.iter().all(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(source)) => own.contains(&(*source).into()),
-        _ => true,
-    });
-    Ok((!is_own).then_some("captured packets show an address that the pod has no longer"))
+    let mut interfaces = vec![LOOPBACK_INTERFACE];
+    if family == Family::V4 {
+        interfaces.extend(netlink.interfaces()?);
+    }
+    for interface in interfaces {
+        let Some(route) = route_by(interface) else {
+            return Ok(Some(Missing::Route));
+        };
+        let is_own = route.attributes.iter().all(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)) => {
+                own.contains(&(*source).into())
+            }
+            _ => true,
+        });
+        if !is_own {
+            return Ok(Some(Missing::Source));
+        }
+    }
+    Ok(None)
 }
 
 fn add_route(
