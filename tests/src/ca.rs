@@ -23,6 +23,7 @@ use nix::{
     unistd::Pid,
 };
 use prost_types::{Struct, Value as ProtoValue, value::Kind};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -46,7 +47,10 @@ use ztun::{
 
 use crate::{
     daemon,
+    mesh::Mesh,
     namespace::{Netns, in_thread},
+    pod::Pod,
+    rogue::Credentials,
 };
 
 /// Of node a, where `cart` runs, and of node b, where `stock` does.
@@ -284,15 +288,26 @@ impl Ca {
 
     /// Asks for `account`'s certificate as a node would: the elements of the chain.
     pub async fn ask(&self, root: &str, token: &str, account: &str) -> Result<Vec<String>, Status> {
-        let internal = |error: &dyn std::fmt::Display| Status::unknown(error.to_string());
         let identity = identity(account);
-        let key = WorkloadKey::generate(&identity).map_err(|error| internal(&error))?;
-        let csr = key.request(&identity).map_err(|error| internal(&error))?;
+        let csr = WorkloadKey::generate(&identity).and_then(|key| key.request(&identity));
+        let csr = csr.map_err(|error| internal(&error))?;
+        let csr = csr.pem().map_err(|error| internal(&error))?;
+        self.sign(root, token, &identity.to_string(), csr).await
+    }
+
+    /// Has a request for `identity` signed: the elements of the chain.
+    pub async fn sign(
+        &self,
+        root: &str,
+        token: &str,
+        identity: &str,
+        csr: String,
+    ) -> Result<Vec<String>, Status> {
         let asked_for = ProtoValue {
-            kind: Some(Kind::StringValue(identity.to_string())),
+            kind: Some(Kind::StringValue(identity.to_owned())),
         };
         let mut request = Request::new(IstioCertificateRequest {
-            csr: csr.pem().map_err(|error| internal(&error))?,
+            csr,
             validity_duration: 3600,
             metadata: Some(Struct {
                 fields: [("ImpersonatedIdentity".to_owned(), asked_for)].into(),
@@ -317,6 +332,32 @@ impl Ca {
             .await?;
         Ok(answer.into_inner().cert_chain)
     }
+}
+
+/// A certificate of the pod's identity, by a `ztun ca` that has the mesh's root and believes the mesh
+/// directory.
+pub async fn credentials(mesh: &Mesh, pod: &Pod) -> Result<Credentials> {
+    let place = CaPlace::new()?;
+    let [token, _] = TOKENS;
+    place.write_private("tokens", &format!("{} {token}\n", pod.spec.node))?;
+    let text = |path: &Path| path.display().to_string();
+    let (root, state) = (mesh.ca_directory(), text(mesh.directory.path()));
+    let settings = [("caDirectory", &*text(&root)), ("meshDirectory", &*state)];
+    let ca = place.start("ca", &settings)?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut request = CertificateParams::default();
+    request.distinguished_name = DistinguishedName::new();
+    request.subject_alt_names = vec![SanType::URI(pod.identity().try_into()?)];
+    let csr = request.serialize_request(&key)?.pem()?;
+    let root = fs::read_to_string(root.join("root-cert.pem"))?;
+    let chain = ca.sign(&root, token, &pod.identity(), csr).await?;
+    let (_root, chain) = chain.split_last().context("an empty chain")?;
+    Credentials::new(chain, key)
+}
+
+/// Of the test's own making, not the CA's.
+fn internal(error: &dyn std::fmt::Display) -> Status {
+    Status::unknown(error.to_string())
 }
 
 impl Drop for Ca {

@@ -13,7 +13,7 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use time::OffsetDateTime;
 use tokio::{
@@ -78,6 +78,17 @@ impl Claims {
 }
 
 impl Credentials {
+    /// The chain that a CA has given for `key`, without its root.
+    pub fn new(chain: &[String], key: KeyPair) -> Result<Self> {
+        let pem = chain.concat();
+        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+        Ok(Self {
+            chain: certificates.collect::<Result<_, _>>()?,
+            pem,
+            key: Arc::new(key),
+        })
+    }
+
     /// Signed by the mesh's own certificate authority, whose files are in `ca`.
     pub fn issue(ca: &Path, claims: &Claims) -> Result<Self> {
         let root_key = KeyPair::from_pem(&fs::read_to_string(ca.join("root-key.pem"))?)?;

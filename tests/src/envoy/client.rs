@@ -10,11 +10,7 @@ use super::{
     Envoy, Groups, ORIGINAL_DESTINATION, Parts, access_log, internal_cluster, internal_listener,
     tcp_proxy, tls, typed,
 };
-use crate::{
-    mesh::Mesh,
-    pod::Pod,
-    rogue::{Claims, Credentials, HBONE_PORT},
-};
+use crate::{ca, mesh::Mesh, pod::Pod, rogue::HBONE_PORT};
 
 const TUNNELS: &str = "tunnels";
 
@@ -49,10 +45,9 @@ impl HboneClient {
         self
     }
 
-    /// Starts it in `pod`, with a certificate for the pod's identity.
+    /// Starts it in `pod`, with a certificate for the pod's identity from `ztun ca`.
     pub async fn start(self, mesh: &Mesh, pod: &Pod) -> Result<Envoy> {
-        let claims = Claims::of(&pod.identity())?;
-        let credentials = Credentials::issue(&mesh.ca_directory(), &claims)?;
+        let credentials = ca::credentials(mesh, pod).await?;
         Envoy::start(mesh, pod, &credentials, self.parts()).await
     }
 

@@ -8,6 +8,7 @@ use super::{
     Envoy, Groups, Parts, access_log, internal_cluster, internal_listener, tcp_proxy, tls, typed,
 };
 use crate::{
+    ca,
     mesh::Mesh,
     pod::Pod,
     rogue::{Claims, Credentials, HBONE_PORT},
@@ -83,11 +84,13 @@ impl HboneServer {
         self
     }
 
-    /// Starts it in `pod`.
+    /// Starts it in `pod`, with a certificate from `ztun ca`.
     pub async fn start(self, mesh: &Mesh, pod: &Pod) -> Result<Envoy> {
-        let identity = self.identity.clone().unwrap_or_else(|| pod.identity());
-        let claims = Claims::of(&identity)?;
-        let credentials = Credentials::issue(&mesh.ca_directory(), &claims)?;
+        let credentials = match &self.identity {
+            None => ca::credentials(mesh, pod).await?,
+            // Which no CA of the mesh would give it.
+            Some(other) => Credentials::issue(&mesh.ca_directory(), &Claims::of(other)?)?,
+        };
         Envoy::start(mesh, pod, &credentials, self.parts()).await
     }
 
