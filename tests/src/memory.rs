@@ -66,6 +66,9 @@ impl Starvation {
 impl Drop for Starvation {
     fn drop(&mut self) {
         let Some(pid) = self.moved else {
+            // The next daemon is in the same cgroup.
+            let freed = fs::write(self.directory.join("memory.max"), "max");
+            debug_assert!(freed.is_ok(), "lift a limit of memory: {freed:?}");
             return;
         };
         // It is gone, unless its test has failed.

@@ -42,7 +42,7 @@ const STATIC: &str = "-Ctarget-feature=+crt-static";
 
 const INIT: &str = "ztun-init";
 /// Beside the test binaries.
-const PROGRAMS: [&str; 2] = ["ztun", "ztun-pod"];
+const PROGRAMS: [&str; 3] = ["ztun", "ztun-pod", "ztun-connect"];
 
 /// The binaries.
 pub struct Build {
