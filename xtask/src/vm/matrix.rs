@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What guests leave out, each for a reason that the documentation gives (docs/kernels.md).
-const LEFT_OUT: [&str; 20] = [
+const LEFT_OUT: [&str; 19] = [
     // They drive real servers and clients, and a guest has no programs but ours.
     "interop::ca_api::",
     "interop::envoy::",
@@ -54,9 +54,8 @@ const LEFT_OUT: [&str; 20] = [
     "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_the_same_node",
     "datapath::load::a_hundred_megabytes_arrive_intact_both_ways_on_another_node",
     "datapath::load::a_thousand_connections_at_once_work",
-    // They open more connections a second than an emulated guest has buffers for.
-    "faults::upgrade::an_upgrade_loses_no_new_connection",
-    "faults::upgrade::an_upgrade_that_brings_other_kernel_programs_loses_no_new_connection",
+    // Two daemons at a time, and more connections a second than an emulated guest has buffers for.
+    "faults::upgrade::",
     // Ends a process of another run: a guest runs one at a time.
     "harness::cleanup::",
 ];
