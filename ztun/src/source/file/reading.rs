@@ -80,6 +80,8 @@ struct Reading<'a> {
     previous: &'a Objects,
     context: ReadContext<'a>,
     contents: FileContents,
+    /// The line of the last [`Self::nameless`], and how many it has had.
+    nameless: (usize, usize),
 }
 
 impl<'a> Reading<'a> {
@@ -89,6 +91,7 @@ impl<'a> Reading<'a> {
             previous,
             context,
             contents: FileContents::default(),
+            nameless: (0, 0),
         }
     }
 
@@ -202,17 +205,18 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// A key for a policy whose name can't be told: no object can have it.
-    fn nameless(&self, line: usize) -> ObjectKey {
+    /// A key for a policy whose name can't be told: no object can have it. The same text has the same
+    /// when it is read again.
+    fn nameless(&mut self, line: usize) -> ObjectKey {
+        self.nameless = match self.nameless {
+            (last, count) if last == line => (line, count + 1),
+            _ => (line, 1),
+        };
+        let (_, count) = self.nameless;
         ObjectKey {
             namespace: "".into(),
             kind: Kind::AuthorizationPolicy,
-            name: format!(
-                "{}:{line}:{}",
-                self.path.display(),
-                self.contents.objects.len()
-            )
-            .into(),
+            name: format!("{}:{line}:{count}", self.path.display()).into(),
         }
     }
 
