@@ -5,8 +5,12 @@ use std::{io::ErrorKind, time::Duration};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::Response;
-use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::lab::{Lab, listener, rest, round_trip};
 
@@ -79,9 +83,7 @@ async fn a_connect_is_sent_again_once_and_no_more_when_it_is_never_answered() {
     let serving = tokio::spawn(async move {
         let acceptor = TlsAcceptor::from(certificate.server.clone());
         loop {
-            let (stream, _) = peer.accept().await.unwrap();
-            let tls = acceptor.accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let mut connection = accept(&peer, &acceptor).await;
             let _request = connection.accept().await.unwrap().unwrap();
         }
     });
@@ -99,9 +101,7 @@ async fn a_connect_that_the_peer_did_nothing_with_is_sent_until_it_is_taken() {
     let serving = tokio::spawn(async move {
         let acceptor = TlsAcceptor::from(certificate.server.clone());
         for number in 0..4 {
-            let (stream, _) = peer.accept().await.unwrap();
-            let tls = acceptor.accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let mut connection = accept(&peer, &acceptor).await;
             tokio::spawn(async move {
                 while let Some(request) = connection.accept().await {
                     let (request, mut respond) = request.unwrap();
@@ -128,9 +128,7 @@ async fn a_peer_that_goes_away_keeps_its_tunnels_and_gets_no_new_ones() {
     let serving = tokio::spawn(async move {
         let acceptor = TlsAcceptor::from(certificate.server.clone());
         loop {
-            let (stream, _) = peer.accept().await.unwrap();
-            let tls = acceptor.accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let mut connection = accept(&peer, &acceptor).await;
             tokio::spawn(async move {
                 while let Some(request) = connection.accept().await {
                     let (request, respond) = request.unwrap();
@@ -161,9 +159,7 @@ async fn a_tunnel_that_breaks_after_its_answer_is_never_opened_again() {
     let serving = tokio::spawn(async move {
         let acceptor = TlsAcceptor::from(certificate.server.clone());
         loop {
-            let (stream, _) = peer.accept().await.unwrap();
-            let tls = acceptor.accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(tls).await.unwrap();
+            let mut connection = accept(&peer, &acceptor).await;
             let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
             let _send = respond.send_response(Response::new(()), false).unwrap();
             // Sends what is to be sent; no further request comes.
@@ -182,4 +178,14 @@ async fn echo(mut body: h2::RecvStream, mut respond: SendResponse<Bytes>) {
     while let Some(Ok(bytes)) = body.data().await {
         send.send_data(bytes, false).unwrap();
     }
+}
+
+/// A client's next connection, as the server has it before the first request.
+async fn accept(
+    peer: &TcpListener,
+    acceptor: &TlsAcceptor,
+) -> h2::server::Connection<TlsStream<TcpStream>, Bytes> {
+    let (stream, _) = peer.accept().await.unwrap();
+    let tls = acceptor.accept(stream).await.unwrap();
+    h2::server::handshake(tls).await.unwrap()
 }
